@@ -1,0 +1,80 @@
+"""Formula (2): all batches as one system, and what taking facts out of it does to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.algebra.objective import RESIDUAL_LIMIT, Memory
+from lifelong_edit.errors import SolveError
+
+
+def whole_system(batches: Sequence[Columns], memory: Memory) -> Tensor:
+    """T [n, n] over the columns of all batches: the Gram (joint) or its upper block triangle (batch), plus Lambda."""
+    every = Columns.concatenate(batches)
+    gram = every.whitened.T @ every.keys  # G  [n, n]
+    if memory == Memory.batch:
+        sizes = torch.tensor([len(columns) for columns in batches], device=gram.device)
+        batch_of = torch.arange(len(batches), device=gram.device).repeat_interleave(sizes)  # [n]
+        gram = gram * (batch_of[:, None] <= batch_of[None, :])
+    return gram + every.ridge.diag()
+
+
+def solve_whole(batches: Sequence[Columns], memory: Memory) -> Tensor:
+    """X [d_out, n] with X T = R_0: W(A) = W_0 + X Q'. A route to the weights that does not go batch by batch."""
+    system, residual = whole_system(batches, memory), Columns.concatenate(batches).base_residuals
+    solution: Tensor = torch.linalg.lu_solve(*_factored(system), residual, left=False)
+    _check(solution @ system - residual, residual)
+    return solution
+
+
+def removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int]) -> Pair:
+    """W(A without J) - W(A) as a pair of rank |J|; `removed` holds J, positions in ledger order.
+
+    With M = T^-1 and E_J the columns J of the identity, the Schur complement gives
+        M - pad(T_kept^-1) = M E_J (E_J' M E_J)^-1 E_J' M,
+    so the delta is -X_J (M_JJ)^-1 (Q M' E_J)' with X = R_0 M. M is never formed, only its rows J.
+    """
+    every = Columns.concatenate(batches)
+    gone = torch.zeros(len(every), dtype=torch.bool, device=every.keys.device)
+    gone[list(removed)] = True
+    if not gone.any():
+        return every.nothing()
+    system = whole_system(batches, memory)
+    factored = _factored(system)
+    identity = torch.eye(len(every), dtype=torch.float64, device=system.device)
+    rows = torch.linalg.lu_solve(*factored, identity[gone], left=False)  # E_J' M  [r, n]
+    solution = torch.linalg.lu_solve(*factored, every.base_residuals, left=False)  # X  [d_out, n]
+    left = -torch.linalg.lu_solve(*_factored(rows[:, gone]), solution[:, gone], left=False)  # -X_J M_JJ^-1  [d_out, r]
+    kept = (solution + left @ rows)[:, ~gone]  # R_kept T_kept^-1  [d_out, n - r]
+    _check(kept @ system[~gone][:, ~gone] - every.base_residuals[:, ~gone], every.base_residuals)
+    return Pair(left, every.whitened @ rows.T)
+
+
+def insertion(batches: Sequence[Columns], memory: Memory, inserted: Collection[int]) -> Pair:
+    """W(A) - W(A without J): what putting the columns J of `batches` back does. The mirror of `removal`."""
+    without = removal(batches, memory, inserted)
+    return Pair(-without.left, without.right)
+
+
+def _factored(system: Tensor) -> tuple[Tensor, Tensor]:
+    """LU and pivots of a square system."""
+    factors, pivots, failed = torch.linalg.lu_factor_ex(system)
+    if failed or not factors.isfinite().all():
+        raise SolveError(
+            f"the system of {len(system)} facts is singular at position {max(int(failed) - 1, 0)} in ledger order. "
+            "Facts with ridge 0 collide; give them a ridge, or remove one of them."
+        )
+    return factors, pivots
+
+
+def _check(error: Tensor, residual: Tensor) -> None:
+    """A solve counts when it reproduces its right-hand side."""
+    if not error.norm() <= RESIDUAL_LIMIT * residual.norm():
+        raise SolveError(
+            f"solving for all facts leaves a relative residual of {(error.norm() / residual.norm()).item():.1e} "
+            f"(limit {RESIDUAL_LIMIT:g}). Facts with ridge 0 nearly collide; give them a ridge, or remove one of them."
+        )

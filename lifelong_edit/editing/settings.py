@@ -1,0 +1,68 @@
+"""What a store is pinned to when it is made: how it remembers, where it edits, how targets are found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
+from lifelong_edit.editing.spread import check_spreadable
+from lifelong_edit.editing.statistics import StatisticsSettings
+from lifelong_edit.editing.targets import TargetSettings
+from lifelong_edit.errors import RequestError
+from lifelong_edit.model.editable import EditableModel
+
+TARGETS = ("live", "base")
+
+
+@dataclass(frozen=True, slots=True)
+class EditorSettings:
+    """The choices of a store, fixed at its creation and kept in its first ledger entry.
+
+    `layers`: the edited layers; empty means the one at a third of the model's depth. `memory` and `targets`: see the
+    README's table of combinations. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
+    C_s = (1 - s) C + s tr(C)/d I. `seed` decides everything drawn at random.
+    """
+
+    layers: tuple[int, ...] = ()
+    memory: Memory = Memory.joint
+    targets: str = "live"
+    contexts: int = 3
+    shrinkage: float = 0.0
+    amplification_limit: float = AMPLIFICATION_LIMIT
+    seed: int = 0
+    target: TargetSettings = field(default_factory=TargetSettings)
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "memory", Memory(self.memory))
+        except ValueError:
+            raise RequestError(f"memory is 'batch' or 'joint', not {self.memory!r}.") from None
+        object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        if self.targets not in TARGETS:
+            raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
+        if self.contexts < 0 or not self.amplification_limit > 0:
+            raise RequestError("contexts must be 0 or more, and the amplification limit positive.")
+
+    def resolved(self, editable: EditableModel) -> tuple[int, ...]:
+        """The layers to edit in this model; `RequestError` for one it lacks or a set it cannot spread over."""
+        layers = self.layers or (editable.layers // 3,)
+        for layer in layers:
+            editable.block(layer)
+        check_spreadable(editable, layers)
+        return layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "memory": self.memory.value, "layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EditorSettings:
+        """The settings that `to_dict` wrote."""
+        nested = {
+            "target": TargetSettings(**values["target"]),
+            "statistics": StatisticsSettings(**values["statistics"]),
+            "layers": tuple(values["layers"]),
+        }
+        return cls(**{**values, **nested})

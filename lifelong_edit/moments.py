@@ -1,0 +1,115 @@
+"""Second moments on disk: beside a model, or collected from a user's text for a new store, resumably."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
+from lifelong_edit.editing.statistics import Collected, StatisticsSettings, begin, collect, digest_of, statistics_key
+from lifelong_edit.errors import RequestError, StoreCorrupt
+from lifelong_edit.facts import canonical_digest
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.store.objects import replace_file
+from lifelong_edit.store.records import decode, encode
+
+KIND = "second_moment"
+PASSES_PER_SAVE = 20
+Progress = Callable[[int, int], None]
+
+
+def moment_bytes(moment: SecondMoment, about: dict[str, Any]) -> bytes:
+    """The file of a second moment; `about` says what it was taken from."""
+    meta = {**about, "kind": KIND, "count": moment.count}
+    return encode({KIND: moment.matrix.numpy()}, meta)
+
+
+def read_moment(data: bytes) -> tuple[SecondMoment, dict[str, Any]]:
+    """The second moment of a file and what it was taken from; `StoreCorrupt` when it is none."""
+    tensors, meta = decode(data)
+    if meta.get("kind") != KIND or set(tensors) != {KIND} or not isinstance(meta.get("count"), int):
+        raise StoreCorrupt("A file that should hold a second moment holds something else. Collect it again.")
+    return SecondMoment(torch.from_numpy(tensors[KIND]), meta["count"]), meta
+
+
+def beside_model(folder: Path, layer: int) -> Path:
+    """Where a model's folder keeps the second moment of a layer."""
+    return folder / "second_moments" / f"layer-{layer}.safetensors"
+
+
+def shipped_moments(folder: Path, layers: Sequence[int], fingerprint: str) -> dict[int, bytes]:
+    """The second moments that lie beside the model; `RequestError` when one is missing or of another model."""
+    found = {}
+    for layer in layers:
+        path = beside_model(folder, layer)
+        if not path.is_file():
+            raise RequestError(
+                f"The model's folder has no second moment of layer {layer} ({path.name} in {path.parent.name}/). "
+                "Give some generic text to take it from (text=...)."
+            )
+        found[layer] = path.read_bytes()
+        _, about = read_moment(found[layer])
+        if about.get("fingerprint") != fingerprint or about.get("layer") != layer:
+            raise RequestError(
+                f"{path.name} beside the model was taken from another model or layer. Give text=... to take it anew."
+            )
+    return found
+
+
+def collected_moments(
+    editable: EditableModel,
+    fingerprint: str,
+    layers: Sequence[int],
+    texts: Sequence[str],
+    settings: StatisticsSettings,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> dict[int, bytes]:
+    """Second moments taken from `texts`, to each layer its file.
+
+    What is collected is saved in the folder `scratch` every few passes, and a later call with the same model, layers,
+    text and settings goes on from there. `progress` is told tokens so far and tokens wanted.
+    """
+    text = digest_of(texts)
+    keys = {layer: statistics_key(fingerprint, layer, text, settings) for layer in layers}
+    saved = scratch / f"{canonical_digest(sorted(keys.values()))}.partial"
+    state = _resumed(saved) if saved.is_file() else begin(editable, layers)
+    for number, state in enumerate(collect(editable, texts, settings, state), start=1):  # noqa: B020
+        if progress:
+            progress(state.tokens, settings.tokens)
+        if number % PASSES_PER_SAVE == 0:
+            replace_file(saved, _partial_bytes(state))
+    about = {"fingerprint": fingerprint, "text": text, **asdict(settings)}
+    files = {
+        layer: moment_bytes(state.moments[layer].value(), {**about, "layer": layer, "key": keys[layer]})
+        for layer in layers
+    }
+    saved.unlink(missing_ok=True)
+    return files
+
+
+def read_texts(path: Path) -> list[str]:
+    """The paragraphs of a UTF-8 text file, parted by empty lines."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} cannot be read as UTF-8 text: {error}. Give a plain text file.") from error
+    return [part.strip() for part in text.split("\n\n") if part.strip()]
+
+
+def _partial_bytes(state: Collected) -> bytes:
+    totals = {str(layer): moment.total.numpy() for layer, moment in state.moments.items()}
+    return encode(totals, {"kind": "partial", "count": state.tokens, "texts": state.texts})
+
+
+def _resumed(path: Path) -> Collected:
+    tensors, meta = decode(path.read_bytes())
+    moments = {
+        int(layer): RunningSecondMoment(len(total), torch.from_numpy(total), meta["count"])
+        for layer, total in tensors.items()
+    }
+    return Collected(moments, meta["texts"])

@@ -1,0 +1,155 @@
+"""The ledger: an append-only, hash-chained SQLite file, the only source of truth of a store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreError
+from lifelong_edit.store.entries import GENESIS, Entry, linked
+from lifelong_edit.store.faults import sqlite_errors
+from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, SCHEMA
+
+
+class Ledger:
+    """Entries and request ids of one store. Every method raises a `StoreError` when SQLite fails.
+
+    `append` is the only way in; nothing is ever updated or deleted, and triggers in the file see to that.
+    """
+
+    def __init__(self, path: Path, db: Database) -> None:
+        self.path = path
+        self.db = db
+
+    @classmethod
+    def create(cls, path: Path) -> Ledger:
+        """A new ledger, or the one an interrupted `create` left; `StoreError` when it holds entries already."""
+        ledger = cls(path, _connect(path, "rwc", patience=10.0))
+        with ledger._closed_on_error(), sqlite_errors("creating", path):
+            if not ledger.db.execute("SELECT 1 FROM sqlite_master").fetchall():
+                ledger._set_durable()
+                ledger.db.executescript(SCHEMA)
+            ledger._check_format()
+            if ledger.head() is not None:
+                raise StoreError(f"{path} holds a ledger already. Open it, or choose another folder.")
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path, read_only: bool = False, patience: float = 10.0) -> Ledger:
+        """The ledger at `path`, which must exist; a reader needs no write permission.
+
+        `patience` is how many seconds to wait for another process before `StoreBusy`. Raises `StoreCorrupt` when the
+        file is not a ledger or was made by a newer version; it is left unchanged.
+        """
+        ledger = cls(path, _connect(path, "ro" if read_only else "rw", patience))
+        with ledger._closed_on_error(), sqlite_errors("opening", path):
+            ledger._check_format()
+            if not read_only:
+                ledger._set_durable()
+        return ledger
+
+    def head(self) -> Entry | None:
+        """The last entry; `StoreCorrupt` when it is not what its digest says."""
+        with sqlite_errors("reading", self.path):
+            row = self.db.execute("SELECT seq, digest, prev, body FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return Entry.from_row(*row) if row else None
+
+    def entries(self, upto: int | None = None) -> list[Entry]:
+        """All entries, or those with seq <= `upto`; `StoreCorrupt` naming the first seq at which the chain breaks."""
+        with sqlite_errors("reading", self.path):
+            rows = self.db.execute(
+                "SELECT seq, digest, prev, body FROM entries WHERE ?1 IS NULL OR seq <= ?1 ORDER BY seq", [upto]
+            ).fetchall()
+        return linked(Entry.from_row(*row) for row in rows)
+
+    def request(self, id: str) -> tuple[int, str] | None:
+        """Seq and content digest under which a request id was committed; None when it never was."""
+        with sqlite_errors("reading", self.path):
+            row = self.db.execute("SELECT seq, content FROM requests WHERE id = ?", [id]).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def append(self, kind: str, body: Mapping[str, Any], requests: Mapping[str, str], expected_head: str) -> Entry:
+        """Commit one entry and its request ids (id: content digest) in a transaction, and give the entry.
+
+        `expected_head` is the digest of the entry that the change was computed on, `GENESIS` for the first; when it
+        is not the head any more, `StoreBusy`. A request id that was committed before is a `RequestError`. The ids
+        also stand in the body, under the chain. After any error nothing of the entry is there, save that an I/O
+        error of the very commit leaves the outcome to be read from a reopened ledger.
+        """
+        with self._transaction():
+            head = self.head()
+            if (head.digest if head else GENESIS) != expected_head:
+                raise StoreBusy(f"{self.path}: the head is no longer {expected_head[:12]}. Reopen the store and retry.")
+            self._refuse_known(requests)
+            entry = Entry.after(head, {**body, "kind": kind, "requests": dict(requests)})
+            self.db.execute(
+                "INSERT INTO entries (seq, digest, prev, body) VALUES (?, ?, ?, ?)",
+                [entry.seq, entry.digest, entry.prev, entry.text],
+            )
+            for id, content in requests.items():
+                self.db.execute("INSERT INTO requests (id, seq, content) VALUES (?, ?, ?)", [id, entry.seq, content])
+        return entry
+
+    def close(self) -> None:
+        """Give the file back; the ledger cannot be used afterwards."""
+        self.db.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _refuse_known(self, requests: Mapping[str, str]) -> None:
+        for id in requests:
+            if known := self.request(id):
+                raise RequestError(
+                    f"request {id!r} was committed at seq {known[0]} already. Leave it out, or give it another id."
+                )
+
+    def _check_format(self) -> None:
+        (application,) = self.db.execute("PRAGMA application_id").fetchone()
+        (version,) = self.db.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise StoreCorrupt(f"{self.path} is not the ledger of a store. Check the path, or restore a backup.")
+        if version > FORMAT:
+            raise StoreCorrupt(f"{self.path} was made by a newer version (format {version}). Upgrade lifelong-edit.")
+        if self.db.execute("SELECT value FROM meta WHERE key = 'format'").fetchall() != [(str(version),)]:
+            raise StoreCorrupt(f"{self.path} does not say its format. Restore it from a backup.")
+
+    def _set_durable(self) -> None:
+        self.db.execute("PRAGMA journal_mode = DELETE").fetchall()
+        self.db.execute("PRAGMA synchronous = EXTRA")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with sqlite_errors("writing", self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self.db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+def _connect(path: Path, mode: str, patience: float) -> Database:
+    """A connection whose transactions are only the ones written out, and that no plugin touches."""
+    with sqlite_errors("opening", path):
+        address = f"{path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=patience)
+        return Database(connection, recursive_triggers=True, execute_plugins=False)
