@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from lifelong_edit.algebra.columns import Pair
@@ -80,25 +81,33 @@ class LifelongEditor:
         actor: str | None = None,
         reason: str | None = None,
         progress: Progress | None = None,
+        dtype: torch.dtype | None = None,
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
+        A folder is loaded in its own dtype unless `dtype` is given; float32 keeps small edits that bfloat16 rounds off.
         `text` is generic text to take second moments from; without it those beside the model are used. `progress` is
         told how many of the wanted tokens were read; an interrupted `create` goes on where it was.
         """
-        editable = opened(model)
+        editable = opened(model, dtype)
         beside = Path(model) if isinstance(model, (str, Path)) else None
         store = found(Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress)
         return cls._holding(store, editable)
 
     @classmethod
-    def open(cls, path: str | Path, model: Model | None = None, read_only: bool = False) -> LifelongEditor:
+    def open(
+        cls,
+        path: str | Path,
+        model: Model | None = None,
+        read_only: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> LifelongEditor:
         """The store in `path`. Without `model`, the unedited base, only the history can be read.
 
         Raises `ModelMismatch` before anything is written when the model is not the one the store was made with.
         """
         store = Store.open(Path(path), read_only=read_only or model is None)
-        return cls._holding(store, None if model is None else opened(model))
+        return cls._holding(store, None if model is None else opened(model, dtype))
 
     @property
     def model(self) -> PreTrainedModel:

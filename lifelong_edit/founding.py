@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lifelong_edit.algebra.second_moment import Metric
@@ -22,11 +23,11 @@ from lifelong_edit.weights import weights_digest
 Model = str | Path | EditableModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def opened(model: Model) -> EditableModel:
-    """The model as something editable: a folder is loaded, a loaded pair is wrapped."""
+def opened(model: Model, dtype: torch.dtype | None) -> EditableModel:
+    """The model as something editable: a folder is loaded, in `dtype` if one is given; a loaded pair is wrapped."""
     if isinstance(model, EditableModel):
         return model
-    return EditableModel(*model) if isinstance(model, tuple) else EditableModel.open(model)
+    return EditableModel(*model) if isinstance(model, tuple) else EditableModel.open(model, dtype)
 
 
 def found(

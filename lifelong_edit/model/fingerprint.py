@@ -31,7 +31,8 @@ def fingerprint(editable: EditableModel, replacing: Mapping[str, Tensor] | None 
     """SHA-256, as 64 hex digits, over parameter names and values, model type, shapes, vocabulary and merges.
 
     `replacing` maps names of edited weights to [d_out, d_in] tensors that stand in for the live values: with the base
-    weights it gives the fingerprint of the base while edits are live. Values count in the live dtype.
+    weights it gives the fingerprint of the base while edits are live. Half-precision values count as the float32
+    numbers they are, so a checkpoint opened wider than it was saved keeps its fingerprint.
     """
     layers = {editable.weight_name(layer): layer for layer in range(editable.layers)}
     replaced = replacing or {}
@@ -46,6 +47,7 @@ def fingerprint(editable: EditableModel, replacing: Mapping[str, Tensor] | None 
             value = editable.weight(layers[name])
         else:
             value = parameters[name]
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
         digest.update(canonical_json([name, str(value.dtype), list(value.shape)]).encode())
         digest.update(_bytes(value))
     return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""`lifelong-edit demo`: a stream of edits into the bundled model, measured all the time, and one of them taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tabulate import tabulate
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.tracking.drift import perplexity
+from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
+from lifelong_edit.world.generator import World
+from lifelong_edit.world.requests import edit_requests, untouched_facts
+from lifelong_edit.world.tasks import downstream_tasks, held_out_stories
+
+BATCH, EDITS, QUICK_EDITS, WORLD_SEED = 10, 300, 60, 0
+COHORT = 30
+DEFAULT = EditorSettings()
+OTHER = replace(DEFAULT, memory=Memory.batch if DEFAULT.memory == Memory.joint else Memory.joint)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a stream is measured on beside its own edits: untouched facts, stories, tasks."""
+
+    untouched: list[tuple[str, str]]
+    stories: list[str]
+    tasks: dict[str, list[tuple[str, str]]]
+
+    def drift(self, editable: EditableModel) -> list[float]:
+        """Untouched recall, perplexity of held-out stories, mean accuracy over the downstream tasks."""
+        model, tokenizer = editable.model, editable.tokenizer
+        accuracies = [argmax_rate(model, tokenizer, task) for task in self.tasks.values()]
+        return [
+            argmax_rate(model, tokenizer, self.untouched),
+            perplexity(model, tokenizer, self.stories),
+            sum(accuracies) / len(accuracies),
+        ]
+
+
+def demo(
+    model: Annotated[Path, typer.Option(help="Folder of the bundled model.")] = Path("checkpoints/tiny-world"),
+    stores: Annotated[Path, typer.Option(help="Where the demo's stores are made.")] = Path("checkpoints"),
+    quick: Annotated[bool, typer.Option("--quick", help="60 edits instead of 300.")] = False,
+    seed: Annotated[int, typer.Option(help="Which people are edited, and how.")] = 0,
+) -> None:
+    """Stream edits into the bundled model, show what was kept, forgotten and disturbed, and take one edit back.
+
+    Example: lifelong-edit demo --quick
+    """
+    transformers_logging.disable_progress_bar()
+    world, count = World.generate(WORLD_SEED), QUICK_EDITS if quick else EDITS
+    requests = edit_requests(world, count, seed)
+    exam = Exam(
+        untouched_facts(world, 400, count, seed), held_out_stories(world, 200, seed), downstream_tasks(world, 100, seed)
+    )
+    folder = stores / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    base = EditableModel.open(model, dtype=torch.float32)
+    typer.echo(f"{count} edits in batches of {BATCH}, method memit. The stores are made in {folder}")
+    rows = [["base", "all", *_figures(score_edits(base, requests)), *exam.drift(base)]]
+    for settings in (DEFAULT, OTHER):
+        name = f"{settings.memory.value}, {settings.targets}"
+        with LifelongEditor.create(folder / settings.memory.value, model, settings, dtype=torch.float32) as editor:
+            _stream(editor, requests, name)
+            rows += _measured(editor, requests, exam, name)
+    typer.echo(tabulate(rows, ["memory, targets", "facts", *HEADERS], floatfmt=".3f", missingval=""))
+    typer.echo(LEGEND)
+    with LifelongEditor.open(folder / DEFAULT.memory.value, model, dtype=torch.float32) as editor:
+        _ledger(editor)
+        _take_back(editor, base, requests[len(requests) // 2])
+
+
+HEADERS = ["ES", "PS", "NS", "EA", "PA", "NA", "AA", "untouched", "ppl", "tasks"]
+LEGEND = (
+    "ES, PS, NS: CounterFact's probability comparisons for rewrites, paraphrases, neighbours. EA, PA, NA: all target\n"
+    "tokens are the first choice; AA: the subject's other facts. untouched: recall of facts about people not edited.\n"
+    "ppl: perplexity of held-out stories. tasks: mean accuracy over in-context skills and two-hop questions.\n"
+)
+
+
+def _stream(editor: LifelongEditor, requests: Sequence[EditRequest], name: str) -> None:
+    """Apply the requests batch by batch, showing how the newest and the oldest facts fare."""
+    oldest = requests[:COHORT]
+    with tqdm(total=len(requests), unit="edit", desc=f"{name:12}") as bar:
+        for start in range(0, len(requests), BATCH):
+            batch = requests[start : start + BATCH]
+            editor.apply(batch, actor="demo")
+            newest, first = _said(editor, batch), _said(editor, oldest[: start + len(batch)])
+            bar.set_postfix(newest=f"{newest:.2f}", oldest=f"{first:.2f}", refresh=False)
+            bar.update(len(batch))
+
+
+def _said(editor: LifelongEditor, requests: Sequence[EditRequest]) -> float:
+    """Share of the requests whose target is the model's first choice."""
+    pairs = [(request.question, request.target_new) for request in requests]
+    return argmax_rate(editor.model, editor.editable.tokenizer, pairs)
+
+
+def _measured(
+    editor: LifelongEditor, requests: Sequence[EditRequest], exam: Exam, name: str
+) -> list[list[str | float | None]]:
+    cohorts = {"newest 30": requests[-COHORT:], "oldest 30": requests[:COHORT], "all": requests}
+    rows: list[list[str | float | None]] = [
+        [name, cohort, *_figures(score_edits(editor.editable, facts))] for cohort, facts in cohorts.items()
+    ]
+    rows[-1] += exam.drift(editor.editable)
+    return rows
+
+
+def _figures(scores: EditScores) -> list[float | None]:
+    return [scores.es, scores.ps, scores.ns, scores.ea, scores.pa, scores.na, scores.aa]
+
+
+def _ledger(editor: LifelongEditor) -> None:
+    entries = editor.history()
+    rows = [
+        [e.seq, e.kind, e.time[:19], len(e.body.get("facts", [])), e.digest[:12], (e.weights or "")[:12]]
+        for e in (*entries[:3], *entries[-3:])
+    ]
+    typer.echo(f"The ledger of the first store, {len(entries)} entries, first and last three:")
+    typer.echo(tabulate(rows, ["seq", "kind", "time", "facts", "entry", "weights"]))
+
+
+def _take_back(editor: LifelongEditor, base: EditableModel, request: EditRequest) -> None:
+    """Revert one fact from the middle of the stream and show what the model says before, with and without it."""
+    fact = next(fact for fact in editor.facts().values() if fact.request["subject"] == request.subject)
+    before, edited = _answer(base, request), _answer(editor.editable, request)
+    commit = editor.revert(fact.id, actor="demo", reason="shown in the demo")
+    typer.echo(f"\nReverting fact {fact.id}, edited at seq {fact.seq}: {request.question!r} -> {request.target_new!r}")
+    typer.echo(f"  before the edit   {before!r}\n  after the edit    {edited!r}")
+    seq = commit.entry.seq if commit.entry else "?"
+    typer.echo(f"  after the revert  {_answer(editor.editable, request)!r}   (ledger seq {seq})")
+
+
+@torch.no_grad()
+def _answer(editable: EditableModel, request: EditRequest) -> str:
+    """The model's greedy continuation of the request's prompt, up to the end of the sentence."""
+    ids = editable.tokenizer(request.question, return_tensors="pt").to(editable.device)
+    said = editable.model.generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=editable.pad_id)
+    text = str(editable.tokenizer.decode(said[0, ids.input_ids.shape[1] :], skip_special_tokens=True))
+    return text.strip().split(".")[0]
