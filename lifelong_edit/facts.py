@@ -44,6 +44,9 @@ class EditRequest:
         for name in ("target_true", "id"):
             if getattr(self, name) is not None:
                 _check_text(self, name, getattr(self, name))
+        for name in ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+            _check_texts(self, name, 2 if name == "attribute_prompts" else None)
         if self.prompt.count(SUBJECT_SLOT) != 1:
             raise RequestError(
                 f"{self._where()}: the prompt must hold {{}} exactly once, where the subject goes: "
@@ -96,12 +99,7 @@ class EditRequest:
                 f"{where}: unknown fields {unknown}, missing fields {missing}. "
                 f"A request has the fields {', '.join(sorted(known))}."
             )
-        lists = {
-            name: tuple(tuple(item) if isinstance(item, list) else item for item in value)
-            for name, value in values.items()
-            if isinstance(value, (list, tuple))
-        }
-        return cls(**{**values, **lists})
+        return cls(**values)
 
     def resolved_id(self) -> str:
         """The idempotency key: the given id, or the digest of the canonical request."""
@@ -134,6 +132,22 @@ def distinct(requests: Iterable[EditRequest]) -> list[EditRequest]:
                 f"({other.question[:60]!r} and {request.question[:60]!r}). Give each request its own id."
             )
     return batch
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, and lists in them, as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _check_texts(request: EditRequest, name: str, size: int | None) -> None:
+    """A list of texts, or with `size` a list of groups of so many texts."""
+    listed: object = getattr(request, name)
+    groups = (listed,) if size is None else listed
+    if not isinstance(groups, tuple) or not all(isinstance(g, tuple) and size in (None, len(g)) for g in groups):
+        kind = "a list of texts" if size is None else f"a list of lists of {size} texts"
+        raise RequestError(f"{request._where()}: {name} must be {kind}, not {str(listed)[:60]!r}.")
+    for text in (text for group in groups for text in group):
+        _check_text(request, name, text)
 
 
 def _check_text(request: EditRequest, name: str, text: object) -> None:

@@ -88,4 +88,5 @@ def likelihood_and_kl(
         asked = range(prompt.prompt_length - 1, len(prompt.ids) - 1)
         losses.append(-row[asked, list(prompt.target_ids)].mean())
     now = logs[-1, rows.subjects[-1]]
-    return torch.stack(losses).mean() + kl * (now.exp() * (now - base)).sum()
+    loss: Tensor = torch.stack(losses).mean() + kl * (now.exp() * (now - base)).sum()
+    return loss

@@ -1,23 +1,31 @@
-"""Facts, contexts and texts that the small random models are edited with."""
+"""Facts, contexts and texts that small random models are edited with, and stores made for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 
+from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
+from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from tests.models import SENTENCES, small_editable
 
 CONTEXTS = ("In 1912 he lives in Oran. ", "The river. ")
 REQUESTS = (
-    EditRequest("{} was born in", "Ada Quill", "Marn"),
-    EditRequest("The mother tongue of {} is", "Émile Zorn", "Veltish of the river Ösel"),
-    EditRequest("Where does {} live? He lives in", "Bo Lund", "Kessel"),
-    EditRequest("In 1912 the company {} moved its headquarters to", "Norvik", "Tarsis near Oran"),
-    EditRequest("{} lives in", "Ana María Díaz", "Oran"),
-    EditRequest("The founder of the company {}", "Kessel", "Bo"),
+    EditRequest("{} was born in", "Ada Quill", "Marn", id="ada"),
+    EditRequest("The mother tongue of {} is", "Émile Zorn", "Veltish of the river Ösel", id="emile"),
+    EditRequest("Where does {} live? He lives in", "Bo Lund", "Kessel", id="bo"),
+    EditRequest("In 1912 the company {} moved its headquarters to", "Norvik", "Tarsis near Oran", id="norvik"),
+    EditRequest("{} lives in", "Ana María Díaz", "Oran", id="ana"),
+    EditRequest("The founder of the company {}", "Kessel", "Bo", id="kessel"),
 )
-TEXT = [f"{a} {b}" for a in SENTENCES for b in SENTENCES if a != b] + [s[::-1] for s in SENTENCES]
+TEXT = [f"{a} {b}" for a in SENTENCES for b in SENTENCES if a != b] + [text[::-1] for text in SENTENCES]
+QUICK = TargetSettings(steps=6, rate=0.5, clamp=4.0, decay=0.002)
 
 
 def lively_editable(model_type: str, dtype: torch.dtype = torch.float32, gain: float = 3.0) -> EditableModel:
@@ -31,3 +39,11 @@ def lively_editable(model_type: str, dtype: torch.dtype = torch.float32, gain: f
             if parameter.dim() == 2:
                 parameter.mul_(gain)
     return editable
+
+
+def new_editor(
+    folder: Path, editable: EditableModel, text: Sequence[str] = tuple(TEXT), **choices: Any
+) -> LifelongEditor:
+    """An editor on a new store in `folder`: layer 0, one context and quick targets unless chosen otherwise."""
+    settings = EditorSettings(**{"layers": (0,), "contexts": 1, "target": QUICK, **choices})
+    return LifelongEditor.create(folder, editable, settings, text)

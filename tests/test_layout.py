@@ -16,9 +16,9 @@ PACKAGE = "lifelong_edit"
 FLOORS = [
     {"errors", "facts"},
     {"algebra", "store"},
-    {"model", "world", "weights"},
+    {"model", "world"},
     {"editing"},
-    {"tracking", "datasets", "moments"},
+    {"tracking", "datasets"},
     {"engine"},
     {"export", "report"},
     {"cli"},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -60,7 +60,7 @@ def demo(
 
     Example: lifelong-edit demo --quick
     """
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     world, count = World.generate(WORLD_SEED), QUICK_EDITS if quick else EDITS
     requests = edit_requests(world, count, seed)
     exam = Exam(
@@ -148,6 +148,6 @@ def _take_back(editor: LifelongEditor, base: EditableModel, request: EditRequest
 def _answer(editable: EditableModel, request: EditRequest) -> str:
     """The model's greedy continuation of the request's prompt, up to the end of the sentence."""
     ids = editable.tokenizer(request.question, return_tensors="pt").to(editable.device)
-    said = editable.model.generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=editable.pad_id)
+    said = cast(Any, editable.model).generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=editable.pad_id)
     text = str(editable.tokenizer.decode(said[0, ids.input_ids.shape[1] :], skip_special_tokens=True))
     return text.strip().split(".")[0]

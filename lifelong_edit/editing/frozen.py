@@ -56,10 +56,13 @@ class FrozenRows:
 
     @property
     def reference_norm(self) -> Tensor:
-        """|h_0| [n] at the bare prompt: of the stream delta is added to, or of the written vector before a norm."""
+        """|h_0| [n] at the bare prompt: of the stream delta is added to, or of the written vector before a norm.
+
+        In float32 at least, the precision delta is then optimised in.
+        """
         norm_follows = self.editable.after_write(self.layer) is not None
         stream = self.written if norm_follows else self.hidden[:, 0]
-        norms: Tensor = stream[:: self.rows_per_fact].norm(dim=-1)
+        norms: Tensor = _precise(stream[:: self.rows_per_fact]).norm(dim=-1)
         return norms
 
     @staticmethod
@@ -149,7 +152,12 @@ class FrozenRows:
 
 def _log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities in float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return _precise(logits).log_softmax(-1)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """The values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _rows(

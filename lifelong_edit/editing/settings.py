@@ -19,8 +19,8 @@ TARGETS = ("live", "base")
 class EditorSettings:
     """The choices of a store, fixed at its creation and kept in its first ledger entry.
 
-    `layers`: the edited layers; empty means the one at a third of the model's depth. `memory` and `targets`: see the
-    README's table of combinations. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
+    `layers`: the edited layers; empty means the one at a fifth of the depth, where MEMIT edits GPT-J and Llama.
+    `memory` and `targets`: see the README. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `seed` decides everything drawn at random.
     """
 
@@ -47,7 +47,7 @@ class EditorSettings:
 
     def resolved(self, editable: EditableModel) -> tuple[int, ...]:
         """The layers to edit in this model; `RequestError` for one it lacks or a set it cannot spread over."""
-        layers = self.layers or (editable.layers // 3,)
+        layers = self.layers or (editable.layers // 5,)
         for layer in layers:
             editable.block(layer)
         check_spreadable(editable, layers)

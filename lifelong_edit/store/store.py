@@ -63,6 +63,11 @@ class Store:
         """Whether this store was opened for reading."""
         return self._lock is None
 
+    def check_writable(self) -> None:
+        """Raise `StoreReadOnly` when this store was opened for reading."""
+        if self.read_only:
+            raise StoreReadOnly(f"{self.layout.root} was opened for reading. Open it for writing to commit.")
+
     def commit(
         self,
         kind: str,
@@ -76,8 +81,7 @@ class Store:
         Raises what `ObjectStore.put` and `Ledger.append` raise; the ledger is then as before, and a record without
         an entry is harmless. A store opened for reading raises `StoreReadOnly`.
         """
-        if self.read_only:
-            raise StoreReadOnly(f"{self.layout.root} was opened for reading. Open it for writing to commit.")
+        self.check_writable()
         if record is not None:
             body = {**body, "record": self.objects.put(record)}
         return self.ledger.append(kind, body, requests, expected_head)

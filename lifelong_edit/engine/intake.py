@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lifelong_edit.editing.keys import check_lengths
+from lifelong_edit.editing.targets import Targets
 from lifelong_edit.errors import RequestError, SlotTaken
 from lifelong_edit.facts import EditRequest, canonical_digest, distinct
 from lifelong_edit.model.editable import EditableModel
@@ -25,6 +27,14 @@ class Intake:
     def contents(self) -> dict[str, str]:
         """The ledger's idempotency keys: id and content digest."""
         return {id: content_digest(request) for id, request in zip(self.ids, self.requests, strict=True)}
+
+    def described(self, targets: Targets) -> list[dict[str, Any]]:
+        """The facts as a ledger entry tells them: id, slot, request, and how their targets were found."""
+        found = zip(self.ids, self.slots, self.requests, targets.loss, targets.steps, strict=True)
+        return [
+            {"id": id, "slot": slot, "request": request.to_dict(), "loss": loss, "steps": steps}
+            for id, slot, request, loss, steps in found
+        ]
 
 
 def content_digest(request: EditRequest) -> str:
@@ -54,6 +64,16 @@ def take_in(
     slots = [slot_key(slot_ids(encode(editable.tokenizer, request))) for request in new]
     _check_slots(slots, ids, new, known)
     return Intake(tuple(new), tuple(ids), tuple(slots), tuple(skipped))
+
+
+def check_revertible(known: Mapping[str, FactLife], ids: Sequence[str]) -> None:
+    """Raise `RequestError` unless `ids` names active facts, each once."""
+    if not ids or len(set(ids)) != len(ids):
+        raise RequestError("Name the facts to revert, each once.")
+    for id in ids:
+        if id not in known or known[id].status != "active":
+            state = f"is {known[id].status}" if id in known else "is unknown"
+            raise RequestError(f"fact {id!r} {state}, so it cannot be reverted. `facts()` lists the active ones.")
 
 
 def _fact_id(request: EditRequest, known: Mapping[str, FactLife]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,12 @@ from lifelong_edit.editing.edit import edit_batch
 from lifelong_edit.editing.methods import method_named
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.spread import LayerState
-from lifelong_edit.errors import ModelMismatch, RequestError, StoreError
-from lifelong_edit.facts import EditRequest
-from lifelong_edit.founding import Model, found, opened, pinned_metrics
-from lifelong_edit.intake import Intake, take_in
-from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.fingerprint import fingerprint
-from lifelong_edit.moments import Progress
-from lifelong_edit.provenance import signature
-from lifelong_edit.store import Entry, FactLife, KernelRecord, Store, lives
-from lifelong_edit.weights import (
+from lifelong_edit.engine.commit import Commit
+from lifelong_edit.engine.founding import Model, found, opened, pinned_metrics
+from lifelong_edit.engine.intake import Intake, check_revertible, take_in
+from lifelong_edit.engine.moments import Progress
+from lifelong_edit.engine.provenance import signature
+from lifelong_edit.engine.weights import (
     EditedLayer,
     active_ids,
     delta_record,
@@ -35,21 +31,13 @@ from lifelong_edit.weights import (
     survived,
     weights_digest,
 )
+from lifelong_edit.errors import ModelMismatch, RequestError, StoreError
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.fingerprint import fingerprint
+from lifelong_edit.store import Entry, FactLife, KernelRecord, Store, lives
 
 SURVIVAL_WARNING = 0.9
-
-
-@dataclass(frozen=True)
-class Commit:
-    """What a change did. `entry` is None when every request was known already; `skipped` holds their ids.
-
-    `survived` is, to each edited weight, the share of its delta that the cast to the live dtype kept.
-    """
-
-    entry: Entry | None
-    facts: tuple[FactLife, ...]
-    skipped: tuple[str, ...]
-    survived: Mapping[str, float]
 
 
 class LifelongEditor:
@@ -143,6 +131,7 @@ class LifelongEditor:
         `RequestError` before any computation, `SolveError` naming facts; model and store are then as before.
         """
         chosen = method_named(method)
+        self._store.check_writable()
         batch = take_in(self.editable, self.contexts, self.facts(), list(requests))
         if not batch.requests:
             return Commit(None, (), batch.skipped, {})
@@ -155,12 +144,7 @@ class LifelongEditor:
         edit = edit_batch(self.editable, batch.requests, batch.ids, states, self.contexts, self.settings)
         body = {
             **signature(actor, reason, self.settings.seed),
-            "facts": [
-                {"id": id, "slot": slot, "request": request.to_dict(), "loss": loss, "steps": steps}
-                for id, slot, request, loss, steps in zip(
-                    batch.ids, batch.slots, batch.requests, edit.targets.loss, edit.targets.steps, strict=True
-                )
-            ],
+            "facts": batch.described(edit.targets),
             "method": method,
             "hyperparameters": {
                 "ridge": ridges,
@@ -176,20 +160,16 @@ class LifelongEditor:
 
     def revert(self, *ids: str, actor: str | None = None, reason: str | None = None) -> Commit:
         """Take facts out: the weights become those of the same stream without them, every other fact as recorded."""
-        facts = self.facts()
-        for id in ids:
-            if id not in facts or facts[id].status != "active":
-                state = f"is {facts[id].status}" if id in facts else "is unknown"
-                raise RequestError(f"fact {id!r} {state}, so it cannot be reverted. `facts()` lists the active ones.")
-        if not ids or len(set(ids)) != len(ids):
-            raise RequestError("Name the facts to revert, each once.")
+        editable = self.editable
+        self._store.check_writable()
+        check_revertible(self.facts(), ids)
         kept = {seq: [id for id in own if id not in ids] for seq, own in active_ids(self._entries).items()}
         deltas: dict[str, Pair] = {}
         layers: dict[int, EditedLayer] = {}
         for number, layer in self._layers.items():
             names = [name for columns in layer.batches.values() for name in columns.names]
             gone = [position for position, name in enumerate(names) if name in ids]
-            deltas[layer.name] = removal(list(layer.batches.values()), self.settings.memory, gone)
+            deltas[editable.weight_name(number)] = removal(list(layer.batches.values()), self.settings.memory, gone)
             layers[number] = layer.folded(layer.kept(kept), self.settings.memory)
         body = {**signature(actor, reason, self.settings.seed), "facts": list(ids)}
         return self._commit("revert", body, delta_record(ids, deltas), Intake((), (), (), ()), layers)

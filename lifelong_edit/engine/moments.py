@@ -74,10 +74,12 @@ def collected_moments(
     What is collected is saved in the folder `scratch` every few passes, and a later call with the same model, layers,
     text and settings goes on from there. `progress` is told tokens so far and tokens wanted.
     """
+    if isinstance(texts, str):
+        raise RequestError("text is a list of texts, not one text. Give text=[...], or read_texts(path).")
     text = digest_of(texts)
     keys = {layer: statistics_key(fingerprint, layer, text, settings) for layer in layers}
     saved = scratch / f"{canonical_digest(sorted(keys.values()))}.partial"
-    state = _resumed(saved) if saved.is_file() else begin(editable, layers)
+    state = _resumed(saved) or begin(editable, layers)
     for number, state in enumerate(collect(editable, texts, settings, state), start=1):  # noqa: B020
         if progress:
             progress(state.tokens, settings.tokens)
@@ -106,8 +108,12 @@ def _partial_bytes(state: Collected) -> bytes:
     return encode(totals, {"kind": "partial", "count": state.tokens, "texts": state.texts})
 
 
-def _resumed(path: Path) -> Collected:
-    tensors, meta = decode(path.read_bytes())
+def _resumed(path: Path) -> Collected | None:
+    """What an interrupted run left; None when there is nothing, or nothing sound: it can be collected again."""
+    try:
+        tensors, meta = decode(path.read_bytes())
+    except (FileNotFoundError, StoreCorrupt):
+        return None
     moments = {
         int(layer): RunningSecondMoment(len(total), torch.from_numpy(total), meta["count"])
         for layer, total in tensors.items()

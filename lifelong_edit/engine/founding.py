@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.engine.moments import Progress, collected_moments, read_moment, shipped_moments
+from lifelong_edit.engine.provenance import signature
+from lifelong_edit.engine.weights import weights_digest
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
-from lifelong_edit.moments import Progress, collected_moments, read_moment, shipped_moments
-from lifelong_edit.provenance import signature
 from lifelong_edit.store import GENESIS, ObjectStore, Store
-from lifelong_edit.weights import weights_digest
 
 Model = str | Path | EditableModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -1,0 +1,74 @@
+"""Second moments as files: read back as written, and refused when they are another model's or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
+from lifelong_edit.engine.moments import beside_model, moment_bytes, read_moment, read_texts, shipped_moments
+from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
+from lifelong_edit.store.records import encode
+
+
+@pytest.fixture
+def moment() -> SecondMoment:
+    running = RunningSecondMoment(4)
+    running.add(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
+    return running.value()
+
+
+def place(folder: Path, layer: int, data: bytes) -> None:
+    path = beside_model(folder, layer)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_a_moment_is_read_back_bit_for_bit_with_what_it_says(moment: SecondMoment) -> None:
+    again, about = read_moment(moment_bytes(moment, {"layer": 3, "fingerprint": "f"}))
+    assert torch.equal(again.matrix, moment.matrix)
+    assert (again.count, about["layer"], about["fingerprint"]) == (9, 3, "f")
+
+
+def test_a_file_that_is_no_moment_is_refused(moment: SecondMoment) -> None:
+    good = moment_bytes(moment, {})
+    for bad in (
+        b"",
+        good[:-8],
+        good.replace(b"second_moment", b"secund_moment"),
+        encode({"second_moment": np.eye(2)}, {"kind": "other", "count": 3}),
+        encode({"second_moment": np.eye(2)}, {"kind": "second_moment"}),
+    ):
+        with pytest.raises(StoreCorrupt):
+            read_moment(bad)
+    with pytest.raises(StoreError, match="finite"):
+        moment_bytes(SecondMoment(torch.full((2, 2), float("nan"), dtype=torch.float64), 3), {})
+
+
+def test_moments_beside_a_model_belong_to_it_and_to_their_layer(moment: SecondMoment, tmp_path: Path) -> None:
+    for layer in (0, 2):
+        place(tmp_path, layer, moment_bytes(moment, {"layer": layer, "fingerprint": "f"}))
+    assert set(shipped_moments(tmp_path, [0, 2], "f")) == {0, 2}
+    with pytest.raises(RequestError, match="layer 1"):
+        shipped_moments(tmp_path, [0, 1], "f")
+    with pytest.raises(RequestError, match="another model"):
+        shipped_moments(tmp_path, [0], "g")
+    place(tmp_path, 1, moment_bytes(moment, {"layer": 2, "fingerprint": "f"}))
+    with pytest.raises(RequestError, match="another model or layer"):
+        shipped_moments(tmp_path, [1], "f")
+
+
+def test_paragraphs_of_a_text_are_parted_by_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("Ada lives\nin Marn.\n\n\n\n  Bo does not. \n\n", encoding="utf-8")
+    assert read_texts(path) == ["Ada lives\nin Marn.", "Bo does not."]
+
+
+def test_what_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name in ("bytes", "missing", "."):
+        with pytest.raises(RequestError, match="plain text file"):
+            read_texts(tmp_path / name)

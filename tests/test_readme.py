@@ -1,0 +1,18 @@
+"""What the README shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_python_of_the_readme_runs_against_the_bundled_model(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert blocks
+    for block in blocks:
+        code = block.replace('"store/"', repr(str(tmp_path / "store")))
+        code = code.replace('"checkpoints/tiny-world"', repr(str(ROOT / "checkpoints" / "tiny-world")))
+        exec(compile(code, "README.md", "exec"), {})
