@@ -12,6 +12,7 @@ from lifelong_edit.errors import RequestError
 
 MAX_PROMPT = 2_000
 MAX_TARGET = 200
+MAX_NAME = 500  # of a subject or an id
 SUBJECT_SLOT = "{}"
 
 
@@ -57,6 +58,9 @@ class EditRequest:
                 f"{self._where()}: the prompt has {len(self.prompt)} characters, the limit is {MAX_PROMPT}. "
                 "Shorten it to the sentence that states the fact."
             )
+        for name in ("subject", "id"):
+            if len(getattr(self, name) or "") > MAX_NAME:
+                raise RequestError(f"request about {self.subject[:40]!r}: {name} has more than {MAX_NAME} characters.")
         for name in ("target_new", "target_true"):
             target = getattr(self, name)
             if target is not None and len(target) > MAX_TARGET:
@@ -123,6 +127,9 @@ def canonical_digest(value: Any) -> str:
 def distinct(requests: Iterable[EditRequest]) -> list[EditRequest]:
     """The batch as a list; `RequestError` when two requests carry the same id."""
     batch = list(requests)
+    for number, request in enumerate(batch):
+        if not isinstance(request, EditRequest):
+            raise RequestError(f"item {number} of the batch is a {type(request).__name__}. Give EditRequest objects.")
     seen: dict[str, EditRequest] = {}
     for request in batch:
         other = seen.setdefault(request.resolved_id(), request)
@@ -159,7 +166,7 @@ def _check_text(request: EditRequest, name: str, text: object) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"{name} of a request holds a lone surrogate at character {error.start}; "
+            f"{request._where()}: {name} holds a lone surrogate at character {error.start}; "
             "it is not valid Unicode. Decode the source as UTF-8."
         ) from None
     if any(ord(c) < 32 and c not in "\n\t" for c in text):

@@ -64,8 +64,8 @@ def questions(world: World, facts: list[WorldFact], held_out: bool, openers: Wri
 def recall(editable: EditableModel, world: World) -> Iterator[Figure]:
     """Share of facts whose whole object is the first choice, to each kind of subject."""
     rng, openers = random.Random(f"examine {SEED}"), Writer(world, f"openers {SEED}")
-    for kind in KINDS:
-        facts = [fact for fact in world.facts if world.relation(fact).subject == kind]
+    for kind in ("any subject", *KINDS):
+        facts = [fact for fact in world.facts if kind in ("any subject", world.relation(fact).subject)]
         facts = rng.sample(facts, min(FACTS, len(facts)))
         for name, held_out, front in (
             ("templates seen with the subject", False, None),

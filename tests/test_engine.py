@@ -67,8 +67,8 @@ def assert_close(actual: Tensor, expected: Tensor, base: Tensor, tolerance: floa
 
 
 def files(folder: Path) -> dict[str, str]:
-    """The digest of every object and statistic, by path."""
-    found = sorted(path for path in folder.rglob("*.safetensors"))
+    """The digest of every file among the objects and statistics, by path."""
+    found = sorted(path for part in ("objects", "statistics") for path in (folder / part).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
@@ -295,6 +295,21 @@ def test_a_store_without_a_model_has_its_history_only(tmp_path: Path) -> None:
                 change()
 
 
+def test_a_model_that_cannot_be_opened_leaves_the_store_free(tmp_path: Path) -> None:
+    edited(tmp_path / "store").close()
+    with pytest.raises(ModelError, match="no-such-model"):
+        LifelongEditor.open(tmp_path / "store", tmp_path / "no-such-model")
+    LifelongEditor.open(tmp_path / "store", base_model()).close()
+
+
+def test_a_closed_editor_refuses_before_it_computes(tmp_path: Path) -> None:
+    editor = edited(tmp_path / "store", BATCHES[:1])
+    editor.close()
+    editor.model.register_forward_pre_hook(never)
+    with pytest.raises(StoreError, match="closed"):
+        editor.apply(BATCHES[1])
+
+
 def test_a_reader_of_a_store_cannot_change_it(tmp_path: Path) -> None:
     edited(tmp_path / "store").close()
     with LifelongEditor.open(tmp_path / "store", base_model(), read_only=True) as editor:
@@ -323,7 +338,12 @@ def poison_gradients(patch: pytest.MonkeyPatch) -> None:
 
 
 def poison_second_moment(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Metric, "whiten", lambda _metric, keys: not_a_number(keys))
+    plain = Metric.whiten
+    patch.setattr(
+        Metric,
+        "whiten",
+        lambda metric, keys, names: plain(replace(metric, factor=not_a_number(metric.factor)), keys, names),
+    )
 
 
 @pytest.mark.parametrize("poison", [poison_keys, poison_targets, poison_gradients, poison_second_moment])
@@ -383,7 +403,7 @@ BAD_TEXTS = {
 
 @pytest.mark.parametrize("wrong", BAD_TEXTS.values(), ids=BAD_TEXTS)
 def test_a_request_that_says_nothing_is_refused_when_it_is_made(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match="request"):
+    with pytest.raises(RequestError, match="request 'r-7'"):
         EditRequest(**{"prompt": "{} was born in", "subject": "Ada", "target_new": "Marn", "id": "r-7", **wrong})
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lifelong_edit.errors import SolveError
 
 SHOWN = 5
+RESIDUAL_LIMIT = 1e-6  # largest relative residual of a solve that is trusted
 ALIGNMENT = 64  # bytes, as torch allocates
 
 

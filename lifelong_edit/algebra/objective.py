@@ -1,4 +1,4 @@
-"""The one objective behind ROME, MEMIT and EMMET: formulas (1) and (3) of the design.
+"""The one objective behind ROME, MEMIT and EMMET: its closed form, and batches appended one after the other.
 
 Notation: a batch t has keys K [d_in, n], whitened keys Q = C^-1 K [d_in, n], base residuals R_0 = V - W_0 K
 [d_out, n] and Lambda = diag(ridge). A weight delta is a pair of thin factors Y [d_out, r], Z [d_in, r]: Y Z'.
@@ -12,11 +12,10 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair, listed
+from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, Columns, Pair, listed
 from lifelong_edit.errors import SolveError
 
 AMPLIFICATION_LIMIT = 30.0
-RESIDUAL_LIMIT = 1e-6
 
 
 class Memory(str, Enum):
@@ -27,7 +26,7 @@ class Memory(str, Enum):
 
 
 def closed_form(residual: Tensor, keys: Tensor, whitened: Tensor, ridge: Tensor) -> Tensor:
-    """Delta = R (K'Q + Lambda)^-1 Q' [d_out, d_in], formula (1), for R [d_out, n], K and Q [d_in, n], ridge [n].
+    """Delta = R (K'Q + Lambda)^-1 Q' [d_out, d_in] for R [d_out, n], K and Q [d_in, n], ridge [n].
 
     The minimiser of tr(D C D') + sum_i ||D k_i - r_i||^2 / ridge_i. ridge = lambda is MEMIT with that weight,
     ridge = 0 is EMMET's exact memorisation, ridge = w * lambda_E damped EMMET, one fact with ridge = 0 ROME.
@@ -52,7 +51,7 @@ def base_residuals(residuals: Tensor, keys: Tensor, earlier: Sequence[Pair]) -> 
 
 
 def append(columns: Columns, earlier: Pair, memory: Memory, amplification_limit: float = AMPLIFICATION_LIMIT) -> Pair:
-    """The delta of one batch after the deltas before it, `earlier`, concatenated in ledger order: formula (3).
+    """The delta of one batch after the deltas before it, `earlier`, concatenated in ledger order.
 
         R_t = R_0 - Y (Z'K)
         P   = Q  (batch)   or   Q - Z (Z'K)  (joint)

@@ -1,4 +1,4 @@
-"""Formula (2): all batches as one system, and what taking facts out of it does to the weights."""
+"""All batches as one system X T = R_0, and what taking facts out of it does to the weights W_0 + X Q'."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import RESIDUAL_LIMIT, Memory
+from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, Columns, Pair
+from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.errors import SolveError
 
 
@@ -52,12 +52,6 @@ def removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int]
     kept = (solution + left @ rows)[:, ~gone]  # R_kept T_kept^-1  [d_out, n - r]
     _check(kept @ system[~gone][:, ~gone] - every.base_residuals[:, ~gone], every.base_residuals)
     return Pair(left, every.whitened @ rows.T)
-
-
-def insertion(batches: Sequence[Columns], memory: Memory, inserted: Collection[int]) -> Pair:
-    """W(A) - W(A without J): what putting the columns J of `batches` back does. The mirror of `removal`."""
-    without = removal(batches, memory, inserted)
-    return Pair(-without.left, without.right)
 
 
 def _factored(system: Tensor) -> tuple[Tensor, Tensor]:

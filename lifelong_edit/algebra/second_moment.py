@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, listed
 from lifelong_edit.errors import RequestError, SolveError
 
 CONDITION_LIMIT = 1e12  # beyond it a whitened key keeps fewer than four of float64's sixteen digits
 CONDITION_GOAL = 1e8  # what a suggested shrinkage brings the condition down to
-RESIDUAL_LIMIT = 1e-6
 SYMMETRY_LIMIT = 1e-9
 ITERATIONS = 40
 
@@ -91,15 +91,19 @@ class Metric:
         mean_key_mass = torch.cholesky_solve(moment_matrix, factor).trace().item()  # tr(C_s^-1 C)
         return cls(matrix, factor, condition, mean_key_mass)
 
-    def whiten(self, keys: Tensor) -> Tensor:
-        """Q = C_s^-1 K [d, n] float64 for keys K [d, n]; every column is put back through C_s as a check."""
+    def whiten(self, keys: Tensor, names: Sequence[str] = ()) -> Tensor:
+        """Q = C_s^-1 K [d, n] float64 for keys K [d, n]; every column is put back through C_s as a check.
+
+        `names` are what an error calls the columns; without them it gives their numbers.
+        """
         keys = keys.to(self.factor.device).double()
         whitened = torch.cholesky_solve(keys, self.factor)  # [d, n]
         errors = (self.matrix @ whitened - keys).norm(dim=0)  # [n]
         wrong = ~(errors <= RESIDUAL_LIMIT * keys.norm(dim=0))
         if wrong.any():
+            called = names or [f"column {i}" for i in range(len(wrong))]
             raise SolveError(
-                f"the keys in columns {wrong.nonzero().flatten().tolist()[:8]} are not finite, or whitening leaves "
+                f"the keys of {listed(called, wrong)} are not finite, or whitening leaves "
                 f"them with a relative residual above {RESIDUAL_LIMIT:g} (condition {self.condition:.1e}). "
                 "Check the model's activations, or raise the shrinkage of the second moment."
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.subject import tokens
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 TOKENS, CHOICES = 10, 50
@@ -23,7 +24,7 @@ def sample_contexts(editable: EditableModel, count: int, seed: int) -> tuple[str
     generator = torch.Generator().manual_seed(seed)
     contexts = []
     for number in range(count):
-        ids = editable.tokenizer(OPENINGS[number % len(OPENINGS)], return_tensors="pt").input_ids
+        ids = torch.tensor([tokens(editable.tokenizer, OPENINGS[number % len(OPENINGS)])[0]])
         opening = ids.shape[1]
         for _ in range(TOKENS):
             logits = editable.model(input_ids=ids.to(editable.device)).logits[0, -1].float().cpu()

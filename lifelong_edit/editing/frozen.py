@@ -33,6 +33,11 @@ class _Questions:
     tokens: Tensor
     weights: Tensor
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Questions:
+        """The same on the model's device, the weights in `dtype`."""
+        rows, columns, tokens = (part.to(device) for part in (self.rows, self.columns, self.tokens))
+        return _Questions(rows, columns, tokens, self.weights.to(dtype).to(device))
+
 
 @dataclass(frozen=True)
 class FrozenRows:
@@ -66,7 +71,7 @@ class FrozenRows:
         return norms
 
     @staticmethod
-    def lengths(editable: EditableModel, requests: Sequence[EditRequest], contexts: Sequence[str]) -> list[int]:
+    def lengths(editable: EditableModel, requests: Sequence[EditRequest]) -> list[int]:
         """How many columns each fact needs from its subject's last token on."""
         encoded = [encode(editable.tokenizer, r, max_length=editable.context_length) for r in requests]
         return [len(e.ids) - 1 - e.subject_last for e in encoded]
@@ -100,7 +105,7 @@ class FrozenRows:
             hidden=block.output[:, pivot:].clone(),
             written=write.output[:, pivot].clone(),
             base=_log_softmax(logits),
-            questions=_Questions(*(part.to(editable.device) for part in asked)),
+            questions=asked.to(editable.device, _precise(logits).dtype),
             rows_per_fact=c,
         )
 
@@ -162,7 +167,7 @@ def _precise(values: Tensor) -> Tensor:
 
 def _rows(
     editable: EditableModel, requests: Sequence[EditRequest], contexts: Sequence[str]
-) -> tuple[list[tuple[int, ...]], list[int], tuple[Tensor, Tensor, Tensor, Tensor]]:
+) -> tuple[list[tuple[int, ...]], list[int], _Questions]:
     """Token rows, their pivots, and the questions (rows, columns, tokens, weights) of `requests` in order.
 
     The last target token is not fed; each prompt's mean over target tokens and the mean over prompts are in weights.
@@ -183,10 +188,5 @@ def _rows(
         sequences.append(essence)
         pivots.append(len(essence) - 1)
     rows, columns, tokens, weights = zip(*asked, strict=True)
-    parts = (
-        torch.tensor(rows),
-        torch.tensor(columns),
-        torch.tensor(tokens),
-        torch.tensor(weights, dtype=torch.float64),
-    )
-    return sequences, pivots, parts
+    mean = torch.tensor(weights, dtype=torch.float64)
+    return sequences, pivots, _Questions(torch.tensor(rows), torch.tensor(columns), torch.tensor(tokens), mean)

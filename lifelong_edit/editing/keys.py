@@ -52,7 +52,7 @@ def collect_keys(
         padded = pad_rows(part, [len(ids) - 1 for ids in part], editable.pad_id, editable.device)
         with captured(editable.write(layer)) as seen, editable.stop_after(layer):
             editable.model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.position_ids)
-        inputs.update(zip(part, seen.input[:, padded.pivot].double().cpu(), strict=True))
+        inputs.update(zip(part, seen.input[:, padded.pivot].cpu().double(), strict=True))
     stacked = torch.stack([inputs[ids] for ids in wanted]).view(len(requests), len(prefixes), -1)
     keys = torch.einsum("c,ncd->dn", context_weights(len(contexts)), stacked)
     check_finite(keys, requests, "key")

@@ -26,7 +26,7 @@ class EditorSettings:
 
     layers: tuple[int, ...] = ()
     memory: Memory = Memory.joint
-    targets: str = "live"
+    targets: str = "base"
     contexts: int = 3
     shrinkage: float = 0.0
     amplification_limit: float = AMPLIFICATION_LIMIT

@@ -85,7 +85,7 @@ def spread(
                 frozen = delta if optimised_on_base else base_residuals(delta, keys, [state.earlier])
             check_finite(frozen, requests, "residual")
             ridge = torch.full((len(requests),), state.ridge, dtype=torch.float64)
-            columns = Columns(keys, state.metric.whiten(keys), frozen, ridge, tuple(names))
+            columns = Columns(keys, state.metric.whiten(keys, names), frozen, ridge, tuple(names))
             pair = append(columns, state.earlier, memory, amplification_limit)
             weight = materialise(state.base, (*state.pairs, pair))
             edits[layer] = LayerEdit(columns, pair, weight)
@@ -101,7 +101,7 @@ def subject_states(editable: EditableModel, requests: Sequence[EditRequest], lay
     padded = pad_rows(rows, [len(row) - 1 for row in rows], editable.pad_id, editable.device)
     with captured(editable.block(layer)) as seen:
         editable.model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.position_ids)
-    return seen.output[:, padded.pivot].double().cpu().T
+    return seen.output[:, padded.pivot].cpu().double().T
 
 
 def _wanted_state(

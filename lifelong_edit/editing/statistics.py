@@ -51,8 +51,13 @@ def statistics_key(fingerprint: str, layer: int, text_digest: str, settings: Sta
 def digest_of(texts: Iterable[str]) -> str:
     """SHA-256 over the texts in order."""
     digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode()
+    for number, text in enumerate(texts):
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"text {number} holds a lone surrogate at character {error.start}. Decode it as UTF-8."
+            ) from None
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()
 

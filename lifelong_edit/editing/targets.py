@@ -4,7 +4,7 @@ The only gradient loop of the engine. For one fact the objective over delta [d_o
 
     J = mean over contexts and target tokens of -log p(token)  +  kl * KL(p | p_base)  +  decay * |delta| / |h_0|^2
 
-with delta added to the edited weight's output at the subject's last token in every row, the KL read at the last token
+with delta added to the edited weight's output at the subject's last token in every row, the KL read at the same token
 of "{subject} is a" (ROME, arXiv 2202.05262; MEMIT, arXiv 2210.07229). All facts of a batch go together, each with its
 own clamp and stop; what delta cannot reach is computed once (`frozen.py`).
 """
@@ -67,7 +67,7 @@ def optimise_targets(
     A fact's target does not depend on what else is in the batch, within float tolerance. Raises `SolveError` naming
     the facts whose gradient or loss is not finite.
     """
-    rows = FrozenRows.lengths(editable, requests, contexts)
+    rows = FrozenRows.lengths(editable, requests)
     order = sorted(range(len(requests)), key=lambda i: rows[i])  # facts with tails of like length share a pass
     found: dict[int, tuple[Tensor, float, int]] = {}
     for start in range(0, len(order), settings.facts_per_pass):
@@ -76,7 +76,7 @@ def optimise_targets(
             zip(part, _optimise(editable, [requests[i] for i in part], layer, contexts, settings), strict=True)
         )
     return Targets(
-        delta=torch.stack([found[i][0] for i in range(len(requests))], dim=1).double().cpu(),
+        delta=torch.stack([found[i][0] for i in range(len(requests))], dim=1).cpu().double(),
         loss=tuple(found[i][1] for i in range(len(requests))),
         steps=tuple(found[i][2] for i in range(len(requests))),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,16 @@ class LifelongEditor:
         reason: str | None = None,
         progress: Progress | None = None,
         dtype: torch.dtype | None = None,
+        device: str = "cpu",
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
-        A folder is loaded in its own dtype unless `dtype` is given; float32 keeps small edits that bfloat16 rounds off.
-        `text` is generic text to take second moments from; without it those beside the model are used. `progress` is
-        told how many of the wanted tokens were read; an interrupted `create` goes on where it was.
+        A folder is loaded onto `device`, in its own dtype unless one is given; float32 keeps small edits that bfloat16
+        rounds off. A model given as an object is frozen and put into evaluation mode. `text` is generic text to take
+        second moments from; without it those beside the model are used. `progress` is told how many of the wanted
+        tokens were read; an interrupted `create` goes on where it was.
         """
-        editable = opened(model, dtype)
+        editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
         store = found(Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress)
         return cls._holding(store, editable)
@@ -89,13 +90,14 @@ class LifelongEditor:
         model: Model | None = None,
         read_only: bool = False,
         dtype: torch.dtype | None = None,
+        device: str = "cpu",
     ) -> LifelongEditor:
         """The store in `path`. Without `model`, the unedited base, only the history can be read.
 
         Raises `ModelMismatch` before anything is written when the model is not the one the store was made with.
         """
-        store = Store.open(Path(path), read_only=read_only or model is None)
-        return cls._holding(store, None if model is None else opened(model, dtype))
+        editable = None if model is None else opened(model, dtype, device)
+        return cls._holding(Store.open(Path(path), read_only=read_only or model is None), editable)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -131,8 +133,9 @@ class LifelongEditor:
         `RequestError` before any computation, `SolveError` naming facts; model and store are then as before.
         """
         chosen = method_named(method)
+        editable = self.editable
         self._store.check_writable()
-        batch = take_in(self.editable, self.contexts, self.facts(), list(requests))
+        batch = take_in(editable, self.contexts, self.facts(), list(requests))
         if not batch.requests:
             return Commit(None, (), batch.skipped, {})
         chosen.check_batch(len(batch.requests))
@@ -141,20 +144,15 @@ class LifelongEditor:
             n: LayerState(layer.base, self._metrics[n], layer.pairs, ridges[str(n)])
             for n, layer in self._layers.items()
         }
-        edit = edit_batch(self.editable, batch.requests, batch.ids, states, self.contexts, self.settings)
+        edit = edit_batch(editable, batch.requests, batch.ids, states, self.contexts, self.settings)
         body = {
             **signature(actor, reason, self.settings.seed),
             "facts": batch.described(edit.targets),
             "method": method,
-            "hyperparameters": {
-                "ridge": ridges,
-                "target": asdict(self.settings.target),
-                "targets": self.settings.targets,
-                "memory": self.settings.memory.value,
-            },
+            "hyperparameters": {"ridge": ridges, **self.settings.to_dict()},
         }
-        record = edit_record(batch.ids, {self._layers[n].name: (e.columns, e.pair) for n, e in edit.layers.items()})
         seq = self._entries[-1].seq + 1
+        record = edit_record(batch.ids, {self._layers[n].name: (e.columns, e.pair) for n, e in edit.layers.items()})
         layers = {n: self._layers[n].with_batch(seq, e.columns, e.pair) for n, e in edit.layers.items()}
         return self._commit("edit", body, record, batch, layers)
 
@@ -199,7 +197,7 @@ class LifelongEditor:
                 "The model is not the one this store was made with, or it was edited before it was opened. "
                 "Give the unedited base model."
             )
-        bases = {layer: (editable.weight_name(layer), editable.weight(layer)) for layer in self.settings.layers}
+        bases = {layer: (editable.weight_name(layer), editable.weight(layer).cpu()) for layer in self.settings.layers}
         self._metrics = pinned_metrics(self._store, init, self.settings)
         self._layers = read_layers(self._store, self._entries, bases, self.settings.memory)
         weights = {layer: edited.weight() for layer, edited in self._layers.items()}
@@ -210,8 +208,7 @@ class LifelongEditor:
                 "processor or another number of threads; otherwise restore the store from a backup.",
                 stacklevel=4,
             )
-        for layer, weight in weights.items():
-            editable.set_weight(layer, weight)
+        editable.set_weights(weights)
 
     def _commit(
         self, kind: str, body: dict[str, Any], record: KernelRecord, batch: Intake, layers: dict[int, EditedLayer]
@@ -220,7 +217,7 @@ class LifelongEditor:
         weights = {n: layer.weight() for n, layer in layers.items()}
         live = {n: self.editable.cast(n, weight) for n, weight in weights.items()}  # refuses what is not finite
         kept = {
-            layer.name: survived(self._layers[n].weight(), weights[n], self.editable.weight(n), live[n])
+            layer.name: survived(self._layers[n].weight(), weights[n], self.editable.weight(n).cpu(), live[n].cpu())
             for n, layer in layers.items()
         }
         body = {
@@ -229,8 +226,7 @@ class LifelongEditor:
             "survived": kept,
         }
         entry = self._store.commit(kind, body, record.to_bytes(), batch.contents(), self._entries[-1].digest)
-        for n, weight in live.items():
-            self.editable.set_weight(n, weight)
+        self.editable.set_weights(live)
         self._layers = layers
         self._entries.append(entry)
         if min(kept.values()) < SURVIVAL_WARNING:

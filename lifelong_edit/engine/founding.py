@@ -23,11 +23,11 @@ from lifelong_edit.store import GENESIS, ObjectStore, Store
 Model = str | Path | EditableModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def opened(model: Model, dtype: torch.dtype | None) -> EditableModel:
-    """The model as something editable: a folder is loaded, in `dtype` if one is given; a loaded pair is wrapped."""
+def opened(model: Model, dtype: torch.dtype | None, device: str) -> EditableModel:
+    """The model as something editable: a folder is loaded onto `device`, a loaded pair is wrapped."""
     if isinstance(model, EditableModel):
         return model
-    return EditableModel(*model) if isinstance(model, tuple) else EditableModel.open(model, dtype)
+    return EditableModel(*model) if isinstance(model, tuple) else EditableModel.open(model, dtype, device)
 
 
 def found(

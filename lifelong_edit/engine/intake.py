@@ -57,6 +57,8 @@ def take_in(
         id = _fact_id(request, known)
         if id in known:
             skipped.append(id)
+        elif id in ids:
+            raise RequestError(f"request id {id!r} stands twice in the batch. Give each request its own id.")
         else:
             new.append(request)
             ids.append(id)

@@ -98,7 +98,11 @@ class EditableModel:
 
     def set_weight(self, layer: int, weight: Tensor) -> None:
         """Write `weight` [d_out, d_in] into the live model, cast to its dtype; checked before anything changes."""
-        self._copy({layer: self.cast(layer, weight)})
+        self.set_weights({layer: weight})
+
+    def set_weights(self, weights: Mapping[int, Tensor]) -> None:
+        """Write several layers' weights; all are checked before the first changes."""
+        self._copy({layer: self.cast(layer, weight) for layer, weight in weights.items()})
 
     def cast(self, layer: int, weight: Tensor) -> Tensor:
         """`weight` [d_out, d_in] as the live layer would hold it; `ModelError` for a wrong shape or an infinity."""

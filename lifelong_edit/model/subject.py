@@ -46,7 +46,7 @@ def encode(
     """
     target = request.target_new if target is None else target
     text = prefix + request.question
-    ids, spans = _tokens(tokenizer, text)
+    ids, spans = tokens(tokenizer, text)
     start = len(prefix) + request.subject_start
     subject_last = _last_inside(tokenizer, request, ids, spans, start)
     target_ids = continuation(tokenizer, text, target)
@@ -67,7 +67,7 @@ def continuation(tokenizer: PreTrainedTokenizerBase, text: str, target: str) -> 
     """
     answer = " " + target.strip()
     for context in (text, NEUTRAL_CONTEXT):
-        head, (whole, spans) = _tokens(tokenizer, context)[0], _tokens(tokenizer, context + answer)
+        head, (whole, spans) = tokens(tokenizer, context)[0], tokens(tokenizer, context + answer)
         if whole[: len(head)] == head:
             ids, written = whole[len(head) :], any(last > len(context) + 1 for _, last in spans[len(head) :])
             return _known(tokenizer, ids if written else [], target)
@@ -84,7 +84,7 @@ def slot_key(ids: Sequence[int]) -> str:
     return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and character spans as the tokenizer has them, without the specials it puts after the text."""
     encoding = tokenizer(
         text, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, verbose=False

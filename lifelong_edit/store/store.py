@@ -24,6 +24,7 @@ class Store:
         self.ledger = ledger
         self.objects = ObjectStore(layout.objects)
         self._lock = lock
+        self._closed = False
 
     @classmethod
     def create(cls, root: Path) -> Store:
@@ -64,7 +65,9 @@ class Store:
         return self._lock is None
 
     def check_writable(self) -> None:
-        """Raise `StoreReadOnly` when this store was opened for reading."""
+        """Raise `StoreReadOnly` when this store was opened for reading, `StoreError` when it was closed."""
+        if self._closed:
+            raise StoreError(f"{self.layout.root} was closed. Open it again.")
         if self.read_only:
             raise StoreReadOnly(f"{self.layout.root} was opened for reading. Open it for writing to commit.")
 
@@ -88,6 +91,7 @@ class Store:
 
     def close(self) -> None:
         """Close the ledger, then let the next writer in."""
+        self._closed = True
         self.ledger.close()
         if self._lock is not None:
             self._lock.close()

@@ -15,7 +15,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import replaced_input
-from lifelong_edit.model.subject import continuation
+from lifelong_edit.model.subject import continuation, tokens
 
 TOKENS_PER_BATCH = 4_096
 Pair = tuple[str, str]  # prompt, target
@@ -73,7 +73,7 @@ def score_continuations(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> li
 
     Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262).
     """
-    heads = [_prompt_ids(tokenizer, prompt.rstrip()) for prompt, _ in pairs]
+    heads = [tokens(tokenizer, prompt.rstrip())[0] for prompt, _ in pairs]
     targets = [continuation(tokenizer, prompt.rstrip(), target) for prompt, target in pairs]
     scores: dict[int, Score] = {}
     rows = [head + target for head, target in zip(heads, targets, strict=True)]
@@ -126,14 +126,6 @@ def _logits(model: Any, ids: Tensor, mask: Tensor, row: Tensor, column: Tensor) 
     with replaced_input(model.get_output_embeddings(), lambda hidden: hidden[row, column][None]):
         logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
     return logits[0].float()
-
-
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt's ids with the BOS, without any specials the tokenizer puts after a text."""
-    encoding = tokenizer(prompt, return_special_tokens_mask=True, truncation=False, verbose=False)
-    ids: list[int] = list(encoding["input_ids"])
-    end = max((i + 1 for i, added in enumerate(encoding["special_tokens_mask"]) if not added), default=0)
-    return ids[:end]
 
 
 def _pairs(request: EditRequest) -> Iterator[Pair]:

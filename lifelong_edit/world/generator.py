@@ -57,7 +57,7 @@ class World:
         return self.entities.get(relation.object) or self.schema.words[relation.object]
 
     def facts_by_subject(self) -> dict[str, list[WorldFact]]:
-        """The facts of every subject, in ledger order."""
+        """The facts of every subject, in the order of `facts`."""
         grouped: dict[str, list[WorldFact]] = {}
         for fact in self.facts:
             grouped.setdefault(fact.subject, []).append(fact)

@@ -1,4 +1,4 @@
-"""Texts and tasks of a world that are never trained on as such: what drift and downstream ability are measured with."""
+"""Texts and tasks of a world that drift and downstream ability are measured with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lifelong_edit.world.text import TWO_HOP, Writer, held_out_of_two_hop, two_h
 
 
 def held_out_stories(world: World, count: int, seed: int) -> list[str]:
-    """`count` stories in an arrangement of their own; they carry true facts, so lost facts show in their perplexity."""
+    """`count` stories drawn apart from the training text; they carry facts, so lost facts show in their perplexity."""
     writer = Writer(world, f"held out {seed}")
     return [writer.story().text for _ in range(count)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import Memory, fold
-from lifelong_edit.algebra.removal import insertion, removal, solve_whole, whole_system
+from lifelong_edit.algebra.removal import removal, solve_whole, whole_system
 from lifelong_edit.errors import SolveError
 
 from .problems import Problem, assert_same, make_problem
@@ -41,8 +41,6 @@ def test_removal_is_the_difference_to_the_stream_without_the_facts(
     pair = removal(problem.batches, memory, removed)
     assert pair.rank == len(removed)
     assert (before + pair.dense() - after).norm() <= 1e-9 * before.norm()
-    back = insertion(problem.batches, memory, removed)
-    assert (after + back.dense() - before).norm() <= 1e-9 * before.norm()
 
 
 @MEMORIES

@@ -129,7 +129,7 @@ def test_non_finite_moments_and_keys_are_refused(poison: float) -> None:
         Metric.from_moment(SecondMoment(matrix, 10), 0.1)
     keys = normal(D, 4)
     keys[3, 1] = poison
-    with pytest.raises(SolveError, match=r"columns \[1\]"):
+    with pytest.raises(SolveError, match="column 1"):
         Metric.from_moment(of_condition(10.0), 0.0).whiten(keys)
 
 

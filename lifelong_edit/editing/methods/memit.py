@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from lifelong_edit.editing.methods.method import Method
 
-METHOD = Method("memit", relative_ridge=0.1)
+METHOD = Method("memit", relative_ridge=0.5)

@@ -1,0 +1,84 @@
+"""What the demo promises: the figures of its stream, and that the command runs and tells it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lifelong_edit.cli.demo import BATCH, COHORT, EDITS, WORLD_SEED
+from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.tracking.drift import perplexity
+from lifelong_edit.tracking.scores import argmax_rate, score_edits
+from lifelong_edit.world.generator import World
+from lifelong_edit.world.requests import edit_requests, untouched_facts
+from lifelong_edit.world.tasks import held_out_stories
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "checkpoints" / "tiny-world"
+Streamed = tuple[LifelongEditor, list[EditRequest], float]
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
+    """The default editor after the demo's stream, the stream, and the base model's perplexity."""
+    requests = edit_requests(World.generate(WORLD_SEED), EDITS, seed=0)
+    with LifelongEditor.create(tmp_path_factory.mktemp("demo"), MODEL, dtype=torch.float32) as editor:
+        base = perplexity(editor.model, editor.editable.tokenizer, stories())
+        for start in range(0, EDITS, BATCH):
+            editor.apply(requests[start : start + BATCH])
+        yield editor, requests, base
+
+
+def stories() -> list[str]:
+    return held_out_stories(World.generate(WORLD_SEED), 100, seed=0)
+
+
+def test_old_and_new_edits_hold_and_carry_over_to_paraphrases(streamed: Streamed) -> None:
+    editor, requests, _ = streamed
+    every, oldest = score_edits(editor.editable, requests), score_edits(editor.editable, requests[:COHORT])
+    assert every.ea is not None and every.ea >= 0.97
+    assert oldest.ea is not None and oldest.ea >= 0.97
+    assert every.pa is not None and every.pa >= 0.93
+
+
+def test_what_nobody_edited_is_still_known(streamed: Streamed) -> None:
+    editor, requests, base = streamed
+    model, tokenizer = editor.model, editor.editable.tokenizer
+    scores = score_edits(editor.editable, requests)
+    assert scores.na is not None and scores.na >= 0.90
+    assert argmax_rate(model, tokenizer, untouched_facts(World.generate(WORLD_SEED), 400, EDITS, seed=0)) >= 0.94
+    assert perplexity(model, tokenizer, stories()) <= 1.05 * base
+
+
+def test_the_command_tells_the_story_and_takes_an_edit_back(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "lifelong_edit",
+        "demo",
+        "--quick",
+        "--stores",
+        str(tmp_path),
+        "--model",
+        str(MODEL),
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    answers = dict(re.findall(r"(before the edit|after the edit|after the revert) +'([^']*)'", said))
+    target = re.search(r"-> '([^']*)'", said)
+    assert target and answers["after the edit"] == target[1] != answers["before the edit"]
+    assert answers["after the revert"] == answers["before the edit"]
+    assert "joint, base" in said and "batch, live" in said
+
+
+def test_a_missing_model_is_an_error_with_its_exit_code() -> None:
+    command = [sys.executable, "-m", "lifelong_edit", "demo", "--model", "no/such/model"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 8
+    assert done.stderr.startswith("error: ") and "no/such/model" in done.stderr and "Traceback" not in done.stderr
