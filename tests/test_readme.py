@@ -16,3 +16,10 @@ def test_the_python_of_the_readme_runs_against_the_bundled_model(tmp_path: Path)
         code = block.replace('"store/"', repr(str(tmp_path / "store")))
         code = code.replace('"checkpoints/tiny-world"', repr(str(ROOT / "checkpoints" / "tiny-world")))
         exec(compile(code, "README.md", "exec"), {})
+
+
+def test_no_placeholder_is_left_and_every_link_leads_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"@[A-Z]+@", text)
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
