@@ -25,7 +25,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.world.generator import World
+from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests
 
 SAME_STEP, DIFFERENCE, FASTER = 0.99, 1e-4, 3.0
@@ -74,7 +74,7 @@ def main() -> int:
     editable = EditableModel.open(chosen.model, getattr(torch, chosen.dtype))
     layer = max(EditorSettings().resolved(editable)) if chosen.layer is None else chosen.layer
     contexts = sample_contexts(editable, chosen.contexts, chosen.seed)
-    requests = edit_requests(World.generate(0), chosen.facts, chosen.seed)
+    requests = edit_requests(World.generate(BUNDLED_SEED), chosen.facts, chosen.seed)
     sides = {
         "batched": partial(batched, editable, layer, contexts),
         "serial": partial(serial, editable, layer, contexts),

@@ -37,11 +37,11 @@ from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import argmax_rate, score_edits
-from lifelong_edit.world.generator import World
+from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
 
-BATCH, COHORT, SAMPLE, WORLD_SEED = 32, 64, 192, 0
+BATCH, COHORT, SAMPLE = 32, 64, 192
 LOADS = (0.25, 0.5, 0.75, 1.0)
 RIDGES = (0.0, 0.1, 0.5)  # in units of the calibration
 CHOICES = list(itertools.product((Memory.batch, Memory.joint), RIDGES))
@@ -66,7 +66,7 @@ class Bench:
     @classmethod
     def open(cls, model: Path, layer: int, seed: int) -> Bench:
         """The base model with the second moment beside it, and the stream of this seed."""
-        editable, world = EditableModel.open(model, dtype=torch.float32), World.generate(WORLD_SEED)
+        editable, world = EditableModel.open(model, dtype=torch.float32), World.generate(BUNDLED_SEED)
         count = int(max(LOADS) * editable.shape(layer)[1])
         moment, _ = read_moment(shipped_moments(model, [layer], fingerprint(editable))[layer])
         return cls(

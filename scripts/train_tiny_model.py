@@ -26,10 +26,9 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lifelong_edit.tracking.scores import argmax_rate
-from lifelong_edit.world.generator import World
+from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.text import Document, Writer
 
-WORLD_SEED = 0
 TOKENIZER_SEEDS = range(101, 107)  # other worlds, so that the names of this one stay several tokens long
 VOCABULARY, ROW, ROWS, MIDDLE = 2_048, 96, 32, 3
 DEVICE_SHARE, HEAD_WEIGHT = 0.8, 0.3
@@ -190,7 +189,7 @@ def orthogonalised(stack: Tensor) -> Tensor:
 def train(tokens: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The trained model in bfloat16 and its tokenizer."""
     torch.manual_seed(seed)
-    world, tokenizer = World.generate(WORLD_SEED), train_tokenizer()
+    world, tokenizer = World.generate(BUNDLED_SEED), train_tokenizer()
     trainee = Trainee(world)
     inner = [p for layer in trainee.model.model.layers for p in layer.parameters() if p.ndim == 2]
     ids = {id(p) for p in inner}

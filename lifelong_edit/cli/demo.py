@@ -21,11 +21,11 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
-from lifelong_edit.world.generator import World
+from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import downstream_tasks, held_out_stories
 
-BATCH, EDITS, QUICK_EDITS, WORLD_SEED = 10, 300, 60, 0
+BATCH, EDITS, QUICK_EDITS = 10, 300, 60
 COHORT = 30
 DEFAULT = EditorSettings()
 OTHER = replace(DEFAULT, memory=Memory.batch, targets="live")  # the published sequential procedure
@@ -61,7 +61,7 @@ def demo(
     Example: lifelong-edit demo --quick
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    world, count = World.generate(WORLD_SEED), QUICK_EDITS if quick else EDITS
+    world, count = World.generate(BUNDLED_SEED), QUICK_EDITS if quick else EDITS
     requests = edit_requests(world, count, seed)
     exam = Exam(
         untouched_facts(world, 400, count, seed), held_out_stories(world, 200, seed), downstream_tasks(world, 100, seed)

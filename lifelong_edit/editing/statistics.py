@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment
 from lifelong_edit.errors import RequestError
@@ -98,9 +99,9 @@ def _add(editable: EditableModel, rows: Sequence[Sequence[int]], state: Collecte
     """Count every token of `rows` at every layer, up to the budget."""
     if not rows:
         return
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[editable.pad_id] * (width - len(row))] for row in rows], device=editable.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=editable.device)
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=editable.pad_id)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
+    ids, mask = ids.to(editable.device), mask.to(editable.device)
     with ExitStack() as stack:
         seen = {layer: stack.enter_context(captured(editable.write(layer))) for layer in state.moments}
         with editable.stop_after(top):

@@ -133,8 +133,7 @@ class LifelongEditor:
         `RequestError` before any computation, `SolveError` naming facts; model and store are then as before.
         """
         chosen = method_named(method)
-        editable = self.editable
-        self._store.check_writable()
+        editable = self._writable()
         batch = take_in(editable, self.contexts, self.facts(), list(requests))
         if not batch.requests:
             return Commit(None, (), batch.skipped, {})
@@ -153,13 +152,12 @@ class LifelongEditor:
         }
         seq = self._entries[-1].seq + 1
         record = edit_record(batch.ids, {self._layers[n].name: (e.columns, e.pair) for n, e in edit.layers.items()})
-        layers = {n: self._layers[n].with_batch(seq, e.columns, e.pair) for n, e in edit.layers.items()}
+        layers = {n: self._layers[n].with_batch(seq, e) for n, e in edit.layers.items()}
         return self._commit("edit", body, record, batch, layers)
 
     def revert(self, *ids: str, actor: str | None = None, reason: str | None = None) -> Commit:
         """Take facts out: the weights become those of the same stream without them, every other fact as recorded."""
-        editable = self.editable
-        self._store.check_writable()
+        self._writable()
         check_revertible(self.facts(), ids)
         kept = {seq: [id for id in own if id not in ids] for seq, own in active_ids(self._entries).items()}
         deltas: dict[str, Pair] = {}
@@ -167,8 +165,8 @@ class LifelongEditor:
         for number, layer in self._layers.items():
             names = [name for columns in layer.batches.values() for name in columns.names]
             gone = [position for position, name in enumerate(names) if name in ids]
-            deltas[editable.weight_name(number)] = removal(list(layer.batches.values()), self.settings.memory, gone)
-            layers[number] = layer.folded(layer.kept(kept), self.settings.memory)
+            deltas[layer.name] = removal(list(layer.batches.values()), self.settings.memory, gone)
+            layers[number] = layer.keeping(kept, self.settings.memory)
         body = {**signature(actor, reason, self.settings.seed), "facts": list(ids)}
         return self._commit("revert", body, delta_record(ids, deltas), Intake((), (), (), ()), layers)
 
@@ -200,7 +198,7 @@ class LifelongEditor:
         bases = {layer: (editable.weight_name(layer), editable.weight(layer).cpu()) for layer in self.settings.layers}
         self._metrics = pinned_metrics(self._store, init, self.settings)
         self._layers = read_layers(self._store, self._entries, bases, self.settings.memory)
-        weights = {layer: edited.weight() for layer, edited in self._layers.items()}
+        weights = {layer: edited.weight for layer, edited in self._layers.items()}
         recorded = next((e.weights for e in reversed(self._entries) if e.weights), init["base_weights"])
         if weights_digest({self._layers[n].name: weight for n, weight in weights.items()}) != recorded:
             warnings.warn(
@@ -210,14 +208,20 @@ class LifelongEditor:
             )
         editable.set_weights(weights)
 
+    def _writable(self) -> EditableModel:
+        """The live model, when the store can be written to; checked before anything is computed."""
+        editable = self.editable
+        self._store.check_writable()
+        return editable
+
     def _commit(
         self, kind: str, body: dict[str, Any], record: KernelRecord, batch: Intake, layers: dict[int, EditedLayer]
     ) -> Commit:
         """Make a change durable, then live: record, ledger entry, weights in memory, in this order."""
-        weights = {n: layer.weight() for n, layer in layers.items()}
+        weights = {n: layer.weight for n, layer in layers.items()}
         live = {n: self.editable.cast(n, weight) for n, weight in weights.items()}  # refuses what is not finite
         kept = {
-            layer.name: survived(self._layers[n].weight(), weights[n], self.editable.weight(n).cpu(), live[n].cpu())
+            layer.name: survived(self._layers[n].weight, weights[n], self.editable.weight(n).cpu(), live[n].cpu())
             for n, layer in layers.items()
         }
         body = {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import Memory, fold, materialise
+from lifelong_edit.editing.spread import LayerEdit
 from lifelong_edit.errors import StoreCorrupt
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store import KernelPart, KernelRecord, active
@@ -22,33 +23,40 @@ Batches = dict[int, Columns]  # by the seq of the edit, in ledger order
 
 @dataclass(frozen=True)
 class EditedLayer:
-    """One edited layer: its base weight W_0 [d_out, d_in], every edit's columns, and the pairs of the active ones."""
+    """One edited layer: base weight W_0, the active columns of every edit, their pairs, and W_0 plus all pairs.
+
+    Both weights are [d_out, d_in]; `weight` is float64.
+    """
 
     name: str
     base: Tensor
     batches: Batches
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Pair, ...]
+    weight: Tensor
 
-    def with_batch(self, seq: int, columns: Columns, pair: Pair) -> EditedLayer:
-        """The layer after one more edit."""
-        return EditedLayer(self.name, self.base, {**self.batches, seq: columns}, (*self.pairs, pair))
-
-    def kept(self, ids_by_seq: Mapping[int, Sequence[str]]) -> Batches:
-        """The columns of the facts named, batch by batch; a batch without any is left out."""
-        return {
-            seq: columns.take([i for i, name in enumerate(columns.names) if name in set(ids_by_seq[seq])])
-            for seq, columns in self.batches.items()
-            if ids_by_seq.get(seq)
-        }
-
-    def folded(self, batches: Batches, memory: Memory) -> EditedLayer:
-        """The layer as it is with just these batches. What was accepted once is not measured against limits again."""
+    @classmethod
+    def folded(cls, name: str, base: Tensor, batches: Batches, memory: Memory) -> EditedLayer:
+        """The layer with just these batches. What was accepted once is not measured against limits again."""
         pairs = fold(list(batches.values()), memory, amplification_limit=float("inf"))
-        return EditedLayer(self.name, self.base, batches, tuple(pairs))
+        return cls(name, base, batches, tuple(pairs), materialise(base, pairs))
 
-    def weight(self) -> Tensor:
-        """W_0 plus all pairs [d_out, d_in], float64."""
-        return materialise(self.base, self.pairs)
+    def with_batch(self, seq: int, edit: LayerEdit) -> EditedLayer:
+        """The layer after one more edit."""
+        batches = {**self.batches, seq: edit.columns}
+        return EditedLayer(self.name, self.base, batches, (*self.pairs, edit.pair), edit.weight)
+
+    def keeping(self, ids: Mapping[int, Sequence[str]], memory: Memory) -> EditedLayer:
+        """The layer with just the facts named, by the seq of their edit."""
+        return EditedLayer.folded(self.name, self.base, kept(self.batches, ids), memory)
+
+
+def kept(batches: Batches, ids: Mapping[int, Sequence[str]]) -> Batches:
+    """The columns of the facts named, batch by batch; a batch without any is left out."""
+    return {
+        seq: columns.take([i for i, name in enumerate(columns.names) if name in set(ids[seq])])
+        for seq, columns in batches.items()
+        if ids.get(seq)
+    }
 
 
 def active_ids(entries: Sequence[Entry]) -> dict[int, list[str]]:
@@ -61,12 +69,10 @@ def read_layers(
 ) -> dict[int, EditedLayer]:
     """Every edited layer folded to the state after `entries`. `bases` gives to each layer its weight's name and W_0."""
     records = {entry.seq: _edit_record(store, entry) for entry in entries if entry.kind == "edit"}
-    kept = active_ids(entries)
-    layers = {}
+    ids, layers = active_ids(entries), {}
     for layer, (name, base) in bases.items():
         batches = {seq: _columns(record, name) for seq, record in records.items()}
-        whole = EditedLayer(name, base, batches)
-        layers[layer] = whole.folded(whole.kept(kept), memory)
+        layers[layer] = EditedLayer.folded(name, base, kept(batches, ids), memory)
     return layers
 
 

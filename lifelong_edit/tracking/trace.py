@@ -14,7 +14,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import replaced_output
-from lifelong_edit.model.subject import encode
+from lifelong_edit.model.subject import encode, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _restored(editable: EditableModel, fact: _Fact, noise: Tensor, layer: int) -
 def _fact(editable: EditableModel, request: EditRequest) -> _Fact:
     encoded = encode(editable.tokenizer, request)
     start = request.subject_start
-    spans = editable.tokenizer(request.question, return_offsets_mapping=True).offset_mapping
+    _, spans = tokens(editable.tokenizer, request.question)
     first = next(i for i, (_, end) in enumerate(spans) if end > start)
     subject = torch.arange(first, encoded.subject_last + 1)
     ids = torch.tensor(encoded.prompt_ids)

@@ -11,6 +11,7 @@ from lifelong_edit.world.schema import COUNTS, KINDS, RELATIONS_PER_PERSON, Rela
 ONSETS = "b br c cl d dr f fl g gr h j k kr l m n p pr qu r s sk st t th tr v w y z".split()
 VOWELS = "a e i o u a e i o u ai ea ou".split()
 CODAS = ["", "", "", "l", "n", "r", "s", "m", "th", "ck", "nd", "rn", "x"]
+BUNDLED_SEED = 0  # of the world that the bundled model knows
 ENDINGS = {"company": ("ix", "on", "ex", "co", "um", "eks"), "city": ("is", "burg", "a", "ford", "ona", "wick")}
 
 
