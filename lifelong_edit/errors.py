@@ -15,10 +15,6 @@ class RequestError(LifelongEditError):
     exit_code = 2
 
 
-class SlotTaken(RequestError):
-    """A second fact about a subject whose key is already held by an active fact."""
-
-
 class StoreError(LifelongEditError):
     """Reading or writing the store failed."""
 

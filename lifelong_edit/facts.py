@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +14,12 @@ from lifelong_edit.errors import RequestError
 MAX_PROMPT = 2_000
 MAX_TARGET = 200
 MAX_NAME = 500  # of a subject or an id
+MAX_TEXTS = 100  # in a list that measures the edit; CounterFact has 10
 SUBJECT_SLOT = "{}"
+REQUIRED = ("prompt", "subject", "target_new")
+LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET}
+LISTS = {"paraphrase_prompts": 1, "neighborhood_prompts": 1, "attribute_prompts": 2, "generation_prompts": 1}
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: they steer a terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +31,8 @@ class EditRequest:
     `paraphrase_prompts` and `attribute_prompts` are whole prompts about the subject, `neighborhood_prompts` are
     prompts about other subjects whose answer is `target_true`.
 
-    Raises `RequestError` on construction when a text is empty, too long, not valid Unicode, holds control
-    characters, or when the prompt has no single ``{}``.
+    Raises `RequestError` on construction when a text is none, empty, too long, not valid Unicode or holds control
+    characters, when a list is too long, or when the prompt has no single ``{}``.
     """
 
     prompt: str
@@ -40,34 +46,24 @@ class EditRequest:
     generation_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "subject", "target_new"):
+        for name in REQUIRED:
             _check_text(self, name, getattr(self, name))
         for name in ("target_true", "id"):
             if getattr(self, name) is not None:
                 _check_text(self, name, getattr(self, name))
-        for name in ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"):
-            object.__setattr__(self, name, _frozen(getattr(self, name)))
-            _check_texts(self, name, 2 if name == "attribute_prompts" else None)
+        for name, depth in LISTS.items():
+            object.__setattr__(self, name, _frozen(getattr(self, name), depth))
+            _check_texts(self, name, 2 if depth == 2 else None)
         if self.prompt.count(SUBJECT_SLOT) != 1:
             raise RequestError(
                 f"{self._where()}: the prompt must hold {{}} exactly once, where the subject goes: "
                 f"{self.prompt[:80]!r}. Write the subject's place as {{}}."
             )
-        if len(self.prompt) > MAX_PROMPT:
+        if self.id is not None and self.id != " ".join(self.id.split()):
             raise RequestError(
-                f"{self._where()}: the prompt has {len(self.prompt)} characters, the limit is {MAX_PROMPT}. "
-                "Shorten it to the sentence that states the fact."
+                f"{self._where()}: the id begins or ends with a blank, or holds a line break, a tab or two blanks in "
+                "a row. Write it on one line with single blanks."
             )
-        for name in ("subject", "id"):
-            if len(getattr(self, name) or "") > MAX_NAME:
-                raise RequestError(f"request about {self.subject[:40]!r}: {name} has more than {MAX_NAME} characters.")
-        for name in ("target_new", "target_true"):
-            target = getattr(self, name)
-            if target is not None and len(target) > MAX_TARGET:
-                raise RequestError(
-                    f"{self._where()}: {name} has {len(target)} characters, the limit is {MAX_TARGET}. "
-                    "An edit writes a short answer, not a text."
-                )
 
     @property
     def question(self) -> str:
@@ -79,13 +75,15 @@ class EditRequest:
         """Character offset of the subject inside `question`."""
         return self.prompt.index(SUBJECT_SLOT)
 
+    @property
+    def statement(self) -> tuple[str, str]:
+        """Prompt and subject in one spelling: of two requests that share it, the later one supersedes the other."""
+        return statement_of(self.prompt, self.subject)
+
     def canonical(self) -> dict[str, Any]:
         """The fields that say what is edited, in one spelling: what the id is a digest of."""
-        return {
-            "prompt": self.prompt.rstrip(),
-            "subject": self.subject,
-            "target_new": self.target_new.strip(),
-        }
+        prompt, subject = self.statement
+        return {"prompt": prompt, "subject": subject, "target_new": self.target_new.strip()}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields that are set, as plain JSON values."""
@@ -94,13 +92,15 @@ class EditRequest:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "request") -> EditRequest:
-        """The request a JSON object describes; an unknown or missing field is a `RequestError`."""
+        """The request a JSON object describes; another value, an unknown or a missing field is a `RequestError`."""
+        if not isinstance(values, dict):
+            raise RequestError(f"{where}: it is a {type(values).__name__}. A request is an object with named fields.")
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        missing = sorted({"prompt", "subject", "target_new"} - set(values))
+        unknown = [str(name)[:40] for name in values if name not in known]
+        missing = [name for name in REQUIRED if name not in values]
         if unknown or missing:
             raise RequestError(
-                f"{where}: unknown fields {unknown}, missing fields {missing}. "
+                f"{where}: unknown fields {unknown[:5]}, missing fields {missing}. "
                 f"A request has the fields {', '.join(sorted(known))}."
             )
         return cls(**values)
@@ -110,8 +110,14 @@ class EditRequest:
         return self.id or canonical_digest(self.canonical())[:16]
 
     def _where(self) -> str:
-        name = self.id or (self.subject[:40] if isinstance(self.subject, str) else "?")
-        return f"request {name!r}"
+        names = [name[:40] for name in (self.id, self.subject) if isinstance(name, str) and name.strip()]
+        return f"request {names[0]!r}" if names else "request"
+
+
+def statement_of(prompt: str, subject: str) -> tuple[str, str]:
+    """Prompt and subject without the blanks that a question drops, also those of a subject that ends the prompt."""
+    prompt = prompt.rstrip()
+    return prompt, subject.rstrip() if prompt.endswith(SUBJECT_SLOT) else subject
 
 
 def canonical_json(value: Any) -> str:
@@ -141,9 +147,9 @@ def distinct(requests: Iterable[EditRequest]) -> list[EditRequest]:
     return batch
 
 
-def _frozen(value: Any) -> Any:
-    """Lists, and lists in them, as tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+def _frozen(value: Any, depth: int) -> Any:
+    """Lists, and the lists in them down to `depth`, as tuples."""
+    return tuple(_frozen(v, depth - 1) for v in value) if depth and isinstance(value, (list, tuple)) else value
 
 
 def _check_texts(request: EditRequest, name: str, size: int | None) -> None:
@@ -151,8 +157,14 @@ def _check_texts(request: EditRequest, name: str, size: int | None) -> None:
     listed: object = getattr(request, name)
     groups = (listed,) if size is None else listed
     if not isinstance(groups, tuple) or not all(isinstance(g, tuple) and size in (None, len(g)) for g in groups):
-        kind = "a list of texts" if size is None else f"a list of lists of {size} texts"
-        raise RequestError(f"{request._where()}: {name} must be {kind}, not {str(listed)[:60]!r}.")
+        raise RequestError(
+            f"{request._where()}: {name} must be a list of {'texts' if size is None else f'lists of {size} texts'}."
+        )
+    if isinstance(listed, tuple) and len(listed) > MAX_TEXTS:
+        raise RequestError(
+            f"{request._where()}: {name} has {len(listed)} items, the limit is {MAX_TEXTS}. "
+            "Each of them is measured after every edit; keep the telling ones."
+        )
     for text in (text for group in groups for text in group):
         _check_text(request, name, text)
 
@@ -160,14 +172,23 @@ def _check_texts(request: EditRequest, name: str, size: int | None) -> None:
 def _check_text(request: EditRequest, name: str, text: object) -> None:
     if not isinstance(text, str):
         raise RequestError(f"{request._where()}: {name} must be a text, not {type(text).__name__}.")
+    limit = LIMITS.get(name, MAX_PROMPT)
+    if len(text) > limit:  # before anything that reads the whole text
+        raise RequestError(
+            f"{request._where()}: {name} has {len(text)} characters, the limit is {limit}. "
+            "An edit writes one short statement, not a text; shorten it."
+        )
     if not text.strip():
         raise RequestError(f"{request._where()}: {name} is empty. Give the {name.replace('_', ' ')}.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"{request._where()}: {name} holds a lone surrogate at character {error.start}; "
+            f"{request._where()}: {name} holds a lone surrogate at character {error.start + 1}; "
             "it is not valid Unicode. Decode the source as UTF-8."
         ) from None
-    if any(ord(c) < 32 and c not in "\n\t" for c in text):
-        raise RequestError(f"{request._where()}: {name} holds a control character. Remove it.")
+    if control := CONTROL.search(text):
+        raise RequestError(
+            f"{request._where()}: {name} holds the control character {control.group()!r} at character "
+            f"{control.start() + 1}. Remove it."
+        )

@@ -36,13 +36,13 @@ Optimiser = Callable[[Sequence[EditRequest]], Outcome]
 
 def batched(editable: EditableModel, layer: int, contexts: Sequence[str], requests: Sequence[EditRequest]) -> Outcome:
     """The engine's own computation."""
-    targets = optimise_targets(editable, requests, layer, contexts, TargetSettings())
+    targets = optimise_targets(editable, [[request] for request in requests], layer, contexts, TargetSettings())
     return targets.delta, targets.steps
 
 
 def serial(editable: EditableModel, layer: int, contexts: Sequence[str], requests: Sequence[EditRequest]) -> Outcome:
     """The published computation, one fact after the other."""
-    found = [serial_target(editable, request, layer, contexts, TargetSettings()) for request in requests]
+    found = [serial_target(editable, [request], layer, contexts, TargetSettings()) for request in requests]
     return torch.stack([delta for delta, _, _ in found], dim=1).double(), tuple(steps for _, _, steps in found)
 
 

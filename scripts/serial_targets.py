@@ -1,8 +1,8 @@
-"""The published target optimisation, written plainly: one fact, all rows from their first token, a full pass a step.
+"""The published target optimisation, written plainly: one group, all rows from their first token, a full pass a step.
 
 This is what ROME (arXiv 2202.05262) and MEMIT (arXiv 2210.07229) do, with the conventions of
-`lifelong_edit.editing.targets` for rate, clamp, decay and stop. It is the measure of that module: of its results in
-the tests, of its speed in `bench_targets.py`.
+`lifelong_edit.editing.targets` for rate, clamp, decay, stop and the facts of one slot. It is the measure of that
+module: of its results in the tests, of its speed in `bench_targets.py`.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from lifelong_edit.model.subject import Encoded, encode
 
 @dataclass(frozen=True)
 class Rows:
-    """One fact's prompts in every context, then the essence prompt, padded on the right; B rows, T columns."""
+    """Prompts of a slot's facts in every context, then the essence prompt, padded on the right; B rows, T columns."""
 
     prompts: list[Encoded]
+    facts: int
     ids: Tensor  # [B, T]
     mask: Tensor  # [B, T]
     subjects: list[int]  # where each row's subject ends
 
     @classmethod
-    def of(cls, editable: EditableModel, request: EditRequest, contexts: Sequence[str]) -> Rows:
+    def of(cls, editable: EditableModel, group: Sequence[EditRequest], contexts: Sequence[str]) -> Rows:
         """The rows the objective reads; the last target token is not fed."""
-        prompts = [encode(editable.tokenizer, request, prefix=prefix) for prefix in ("", *contexts)]
-        essence = encode(editable.tokenizer, replace(request, prompt="{} is a"))
+        prompts = [encode(editable.tokenizer, fact, prefix=prefix) for fact in group for prefix in ("", *contexts)]
+        essence = encode(editable.tokenizer, replace(group[0], prompt="{} is a"))
         rows = [*(prompt.ids[:-1] for prompt in prompts), essence.prompt_ids]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[editable.pad_id] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return cls(prompts, ids, mask, [row.subject_last for row in (*prompts, essence)])
+        return cls(prompts, len(group), ids, mask, [row.subject_last for row in (*prompts, essence)])
 
 
 def serial_target(
-    editable: EditableModel, request: EditRequest, layer: int, contexts: Sequence[str], settings: TargetSettings
+    editable: EditableModel, group: Sequence[EditRequest], layer: int, contexts: Sequence[str], settings: TargetSettings
 ) -> tuple[Tensor, float, int]:
-    """(delta [d_out], J at the end, evaluations) of one fact."""
-    rows = Rows.of(editable, request, contexts)
+    """(delta [d_out], worst J at the end, evaluations) of the facts of one slot."""
+    rows = Rows.of(editable, group, contexts)
     with torch.no_grad(), captured(editable.block(layer)) as block, captured(editable.write(layer)) as write:
         untouched = editable.model(input_ids=rows.ids, attention_mask=rows.mask).logits
     base = untouched[-1, rows.subjects[-1]].log_softmax(-1)
@@ -59,22 +60,22 @@ def serial_target(
         delta = scaled * unit
         loss = likelihood_and_kl(editable, rows, layer, delta, base, settings.kl)
         loss = loss + settings.decay * (delta.square().sum() + torch.finfo(delta.dtype).tiny).sqrt() / reference**2
-        if loss < settings.stop or step == settings.steps:
+        if loss.max() < settings.stop or step == settings.steps:
             break
         adam.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss.mean())
         adam.step()
         with torch.no_grad():
             size = (scaled * unit).norm()
             if size > settings.clamp * reference:
                 scaled.mul_(settings.clamp * reference / size)
-    return delta.detach(), loss.item(), step
+    return delta.detach(), loss.max().item(), step
 
 
 def likelihood_and_kl(
     editable: EditableModel, rows: Rows, layer: int, delta: Tensor, base: Tensor, kl: float
 ) -> Tensor:
-    """Mean over rows and target tokens of -log p, plus kl * KL(p | p_base) where the essence row's subject ends."""
+    """Each fact's mean over rows and target tokens of -log p, plus kl * KL(p | p_base) at the essence row's subject."""
 
     def moved(output: Tensor) -> Tensor:
         output = output.clone()
@@ -88,5 +89,5 @@ def likelihood_and_kl(
         asked = range(prompt.prompt_length - 1, len(prompt.ids) - 1)
         losses.append(-row[asked, list(prompt.target_ids)].mean())
     now = logs[-1, rows.subjects[-1]]
-    loss: Tensor = torch.stack(losses).mean() + kl * (now.exp() * (now - base)).sum()
+    loss: Tensor = torch.stack(losses).view(rows.facts, -1).mean(dim=1) + kl * (now.exp() * (now - base)).sum()
     return loss

@@ -20,10 +20,9 @@ from torch import Tensor
 from lifelong_edit.algebra.objective import Memory, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.frozen import FrozenRows
-from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.engine import Commit, LifelongEditor
 from lifelong_edit.engine.moments import beside_model, moment_bytes, read_moment
-from lifelong_edit.engine.weights import read_layers
-from lifelong_edit.errors import ModelError, ModelMismatch, RequestError, SlotTaken, SolveError, StoreError
+from lifelong_edit.errors import ModelError, ModelMismatch, RequestError, SolveError, StoreError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
@@ -131,12 +130,10 @@ def test_reverting_the_last_edits_gives_the_digest_recorded_before_them(memory: 
 def test_reverting_any_fact_equals_a_fresh_fold_of_the_others(id: str, memory: str, tmp_path: Path) -> None:
     """Law (a): every other fact keeps its frozen key and value."""
     with edited(tmp_path / "store", memory=memory) as editor:
+        whole, base = editor._session.head.layers[0], base_model().weight(0)
         editor.revert(id)
-        entries = editor.history()
-        base = base_model().weight(0)
-        whole = read_layers(editor._store, entries[:-1], {0: (NAME, base)}, Memory(memory))[0]
         kept = [columns.take([i for i, name in enumerate(columns.names) if name != id])
-                for columns in whole.batches.values()]  # fmt: skip
+                for columns in whole.columns.values()]  # fmt: skip
         pairs = fold([columns for columns in kept if len(columns)], Memory(memory), float("inf"))
         assert torch.equal(live(editor), materialise(base, pairs).float())
         assert editor.facts()[id].status == "reverted"
@@ -215,7 +212,7 @@ def test_a_known_request_is_skipped_and_reported(tmp_path: Path) -> None:
         editor.revert("bo")
         head, before = editor.history()[-1], live(editor)
         commit = editor.apply([REQUESTS[0], REQUESTS[2]])
-        assert (commit.entry, commit.facts, commit.skipped) == (None, (), ("ada", "bo"))
+        assert commit == Commit(None, skipped=("ada", "bo"))
         mixed = editor.apply([REQUESTS[0], EditRequest("{} lies in", "Tarsis", "Oran", id="tarsis")])
         assert mixed.skipped == ("ada",) and [fact.id for fact in mixed.facts] == ["tarsis"]
         assert editor.history()[-2] == head
@@ -248,20 +245,6 @@ def test_a_fact_without_an_id_can_come_back_after_another_value(tmp_path: Path) 
         assert a.entry is not None and again.entry is not None and a.entry.weights == again.entry.weights
         assert editor.apply([first]).entry is None
         assert [fact.status for fact in editor.facts().values()] == ["reverted", "reverted", "active"]
-
-
-def test_a_slot_holds_one_active_fact(tmp_path: Path) -> None:
-    same = EditRequest("{} works in the town of", "Ada Quill", "Oran", id="work")
-    elsewhere = EditRequest("Everybody knows that {} works in", "Ada Quill", "Oran", id="known")
-    with edited(tmp_path / "store", BATCHES[:1]) as editor:
-        with pytest.raises(SlotTaken, match=r"'work'.*'ada' of seq 1"):
-            editor.apply([same])
-        with pytest.raises(SlotTaken, match=r"'twin'.*'bo' of the same batch"):
-            editor.apply([REQUESTS[2], replace(REQUESTS[2], id="twin", target_new="Marn")])
-        assert len(editor.history()) == 2
-        editor.apply([elsewhere])
-        editor.revert("ada")
-        editor.apply([same])
 
 
 @pytest.mark.parametrize("ids", [(), ("ada", "ada"), ("nobody",), ("bo",)], ids=str)

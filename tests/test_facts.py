@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import RequestError
-from lifelong_edit.facts import EditRequest, canonical_digest, canonical_json, distinct
+from lifelong_edit.facts import (
+    MAX_NAME,
+    MAX_PROMPT,
+    MAX_TARGET,
+    MAX_TEXTS,
+    EditRequest,
+    canonical_digest,
+    canonical_json,
+    distinct,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(
     lambda text: text.strip() and "{}" not in text
@@ -38,6 +47,11 @@ def test_the_subject_stands_where_it_says(before: str, after: str, subject: str)
 
 def test_braces_of_a_subject_are_text() -> None:
     assert EditRequest("{} is", "{0.__class__} {}", "x").question == "{0.__class__} {} is"
+
+
+def test_other_braces_of_a_prompt_are_text() -> None:
+    prompt = "{0} {x.__class__} {!r} %s {{}} {"
+    assert EditRequest(prompt, "Ada", "x").question == "{0} {x.__class__} {!r} %s {Ada} {"
 
 
 @given(subject=TEXTS, target=TEXTS)
@@ -68,6 +82,25 @@ def test_an_id_is_given_or_follows_from_what_is_edited() -> None:
         EditRequest("{} is", "Ada", "O"),
     ]
     assert len({request.resolved_id() for request in (plain, *others)}) == 4
+
+
+@given(subject=TEXTS, blanks=st.text(" \t\n\u3000", max_size=3))
+def test_blanks_that_no_question_shows_make_no_other_request(subject: str, blanks: str) -> None:
+    for prompt, name in (("{} is" + blanks, subject), ("It is {}" + blanks, subject), ("It is {}", subject + blanks)):
+        request, plain = EditRequest(prompt, name, "Marn" + blanks), EditRequest(prompt.rstrip(), subject, "Marn")
+        assert (request.question == plain.question) == (request.statement == plain.statement)
+        assert (request.question == plain.question) == (request.resolved_id() == plain.resolved_id())
+
+
+def test_blanks_that_a_question_shows_make_another_request() -> None:
+    plain = EditRequest("{} is", "Ada", "Marn")
+    for other in (EditRequest(" {} is", "Ada", "Marn"), EditRequest("{} is", "Ada ", "Marn")):
+        assert other.statement != plain.statement and other.resolved_id() != plain.resolved_id()
+
+
+def test_what_is_asked_is_prompt_and_subject_whatever_the_target() -> None:
+    assert EditRequest("{} is", "Ada", "Marn").statement == EditRequest("{} is ", "Ada", "Oran", id="r").statement
+    assert EditRequest("{} is", "Ada", "Marn").statement != EditRequest("{} was", "Ada", "Marn").statement
 
 
 def test_canonical_json_is_one_text_for_one_value() -> None:
@@ -110,10 +143,50 @@ def test_a_record_with_other_fields_is_refused_with_the_known_ones(values: dict[
         {"generation_prompts": None},
         {"target_true": 3},
         {"id": ""},
+        {"id": "r\n1"},
+        {"id": " r-1"},
+        {"id": "r  1"},
+        {"id": ["r"] * 5_000},
+        {"id": "r" * 5_000},
         {"prompt": ["{}"]},
+        {"prompt": "{}" + "x" * MAX_PROMPT},
+        {"subject": "x" * (MAX_NAME + 1)},
+        {"subject": {"name": "Ada"}},
+        {"subject": None},
+        {"target_new": "x" * (MAX_TARGET + 1)},
+        {"target_new": 1.5},
+        {"target_new": True},
+        {"target_new": "\x9b2J"},
+        {"paraphrase_prompts": ["Ada"] * (MAX_TEXTS + 1)},
+        {"paraphrase_prompts": ["x" * (MAX_PROMPT + 1)]},
+        {"paraphrase_prompts": [["Ada"]]},
+        {"attribute_prompts": [["Ada", "x"]] * (MAX_TEXTS + 1)},
+        {"generation_prompts": {"Ada": 1}},
+        {"generation_prompts": b"Ada"},
     ],
-    ids=ascii,
+    ids=lambda wrong: ascii(wrong)[:50],
 )
 def test_a_record_with_a_field_of_another_type_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError, match=next(iter(wrong))) as caught:
         EditRequest.from_dict({**FULL.to_dict(), **wrong})
+    assert len(str(caught.value)) < 500
+
+
+def test_lists_at_their_limit_are_accepted() -> None:
+    listed = {**FULL.to_dict(), "paraphrase_prompts": ["x" * MAX_PROMPT] * MAX_TEXTS}
+    assert len(EditRequest.from_dict(listed).paraphrase_prompts) == MAX_TEXTS
+
+
+def test_nested_lists_are_refused_whatever_the_depth() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    for name in ("paraphrase_prompts", "attribute_prompts", "prompt", "id"):
+        with pytest.raises(RequestError, match=name):
+            EditRequest.from_dict({**FULL.to_dict(), name: nested})
+
+
+@pytest.mark.parametrize("values", [[], "text", None, 3, [["prompt", "{} is"]]], ids=repr)
+def test_what_is_no_object_is_no_request(values: object) -> None:
+    with pytest.raises(RequestError, match=r"^line 3: it is a"):
+        EditRequest.from_dict(values, where="line 3")  # type: ignore[arg-type]

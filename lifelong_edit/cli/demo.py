@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import torch
 import typer
@@ -19,6 +19,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -136,18 +137,9 @@ def _ledger(editor: LifelongEditor) -> None:
 def _take_back(editor: LifelongEditor, base: EditableModel, request: EditRequest) -> None:
     """Revert one fact from the middle of the stream and show what the model says before, with and without it."""
     fact = next(fact for fact in editor.facts().values() if fact.request["subject"] == request.subject)
-    before, edited = _answer(base, request), _answer(editor.editable, request)
+    before, edited = answer(base, request.question), answer(editor.editable, request.question)
     commit = editor.revert(fact.id, actor="demo", reason="shown in the demo")
     typer.echo(f"\nReverting fact {fact.id}, edited at seq {fact.seq}: {request.question!r} -> {request.target_new!r}")
     typer.echo(f"  before the edit   {before!r}\n  after the edit    {edited!r}")
     seq = commit.entry.seq if commit.entry else "?"
-    typer.echo(f"  after the revert  {_answer(editor.editable, request)!r}   (ledger seq {seq})")
-
-
-@torch.no_grad()
-def _answer(editable: EditableModel, request: EditRequest) -> str:
-    """The model's greedy continuation of the request's prompt, up to the end of the sentence."""
-    ids = editable.tokenizer(request.question, return_tensors="pt").to(editable.device)
-    said = cast(Any, editable.model).generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=editable.pad_id)
-    text = str(editable.tokenizer.decode(said[0, ids.input_ids.shape[1] :], skip_special_tokens=True))
-    return text.strip().split(".")[0]
+    typer.echo(f"  after the revert  {answer(editor.editable, request.question)!r}   (ledger seq {seq})")

@@ -1,12 +1,13 @@
-"""One batch, from requests to weights: keys and targets from the model, deltas from the algebra."""
+"""One batch, from requests to columns: targets and keys from the model, one column a slot and layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lifelong_edit.algebra.columns import Columns
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.editing.spread import LayerEdit, LayerState, spread
+from lifelong_edit.editing.spread import LayerState, Place, spread
 from lifelong_edit.editing.targets import Targets, optimise_targets
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -14,38 +15,31 @@ from lifelong_edit.model.editable import EditableModel
 
 @dataclass(frozen=True)
 class BatchEdit:
-    """The targets of a batch and what they come to at every edited layer."""
+    """The targets of a batch, one a slot, and the columns they come to at every edited layer."""
 
     targets: Targets
-    layers: dict[int, LayerEdit]
+    columns: dict[int, Columns]
 
 
 def edit_batch(
     editable: EditableModel,
-    requests: Sequence[EditRequest],
+    groups: Sequence[Sequence[EditRequest]],
     names: Sequence[str],
     states: Mapping[int, LayerState],
     contexts: Sequence[str],
     settings: EditorSettings,
+    place: Place,
 ) -> BatchEdit:
-    """Optimise targets on the base weights or the live ones, as `settings` say, and solve for the deltas.
+    """Optimise targets on the base weights or the live ones, as `settings` say, and make columns of them.
 
-    `names` are the facts' ids, used in messages and as names of the columns. The model is left as it was; errors are
-    those of `optimise_targets` and `spread`.
+    A group holds all requests of one slot; `names` are what messages call the groups. `place` says what weight a
+    layer has once its columns are in. The model is left as it was; errors are those of `optimise_targets`, `spread`
+    and `place`.
     """
     on_base = settings.targets == "base"
     bases = {layer: state.base for layer, state in states.items()} if on_base else {}
     with editable.rewritten(bases):
-        targets = optimise_targets(editable, requests, max(states), contexts, settings.target)
-    layers = spread(
-        editable,
-        requests,
-        names,
-        targets.delta,
-        on_base,
-        states,
-        contexts,
-        settings.memory,
-        settings.amplification_limit,
-    )
-    return BatchEdit(targets, layers)
+        targets = optimise_targets(editable, groups, max(states), contexts, settings.target)
+    leaders = [group[0] for group in groups]
+    columns = spread(editable, leaders, names, targets.delta, on_base, states, contexts, place)
+    return BatchEdit(targets, columns)

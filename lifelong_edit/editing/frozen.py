@@ -26,34 +26,50 @@ ESSENCE = "{} is a"  # the prompt whose next-token distribution at the subject s
 
 @dataclass(frozen=True)
 class _Questions:
-    """The places whose next token is scored: row, column (counted from the pivot), wanted token, weight; all [M]."""
+    """The places whose next token is scored: row, column (counted from the pivot), token, fact, weight; all [M]."""
 
     rows: Tensor
     columns: Tensor
     tokens: Tensor
+    facts: Tensor
     weights: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> _Questions:
         """The same on the model's device, the weights in `dtype`."""
-        rows, columns, tokens = (part.to(device) for part in (self.rows, self.columns, self.tokens))
-        return _Questions(rows, columns, tokens, self.weights.to(dtype).to(device))
+        rows, columns, tokens, facts = (p.to(device) for p in (self.rows, self.columns, self.tokens, self.facts))
+        return _Questions(rows, columns, tokens, facts, self.weights.to(dtype).to(device))
+
+    def take(self, rows: Tensor, facts: Tensor) -> _Questions:
+        """Those of the rows [B] and facts [F] where the masks are true, which are then counted anew."""
+        kept, row, fact = facts[self.facts], rows.cumsum(0) - 1, facts.cumsum(0) - 1
+        return _Questions(
+            rows=row[self.rows[kept]],
+            columns=self.columns[kept],
+            tokens=self.tokens[kept],
+            facts=fact[self.facts[kept]],
+            weights=self.weights[kept],
+        )
 
 
 @dataclass(frozen=True)
 class FrozenRows:
-    """The frozen part of n facts with c rows each, the last of them the KL's. Columns are counted from the pivot."""
+    """The frozen part of n groups with F facts in B rows: a group's facts by prompts, then its row for the KL.
+
+    The facts of a group share their slot, and so one delta. Columns are counted from the pivot.
+    """
 
     editable: EditableModel
     layer: int
-    ids: Tensor  # [n * c, T]
-    mask: Tensor  # [n * c, pivot + T]
-    position_ids: Tensor  # [n * c, T]
+    ids: Tensor  # [B, T]
+    mask: Tensor  # [B, pivot + T]
+    position_ids: Tensor  # [B, T]
     past: Past
-    hidden: Tensor  # output of the edited block     [n * c, T, d]
-    written: Tensor  # output of the edited weight at the pivot  [n * c, d_out]
+    hidden: Tensor  # output of the edited block     [B, T, d]
+    written: Tensor  # output of the edited weight at the pivot  [B, d_out]
     base: Tensor  # base log-probabilities after the subject  [n, vocabulary]
+    row_counts: Tensor  # rows of each group   [n]
+    fact_counts: Tensor  # facts of each group  [n]
     questions: _Questions
-    rows_per_fact: int
 
     @property
     def d_out(self) -> int:
@@ -67,25 +83,31 @@ class FrozenRows:
         """
         norm_follows = self.editable.after_write(self.layer) is not None
         stream = self.written if norm_follows else self.hidden[:, 0]
-        norms: Tensor = _precise(stream[:: self.rows_per_fact]).norm(dim=-1)
+        norms: Tensor = _precise(stream[self.essence + 1 - self.row_counts]).norm(dim=-1)
         return norms
 
-    @staticmethod
-    def lengths(editable: EditableModel, requests: Sequence[EditRequest]) -> list[int]:
-        """How many columns each fact needs from its subject's last token on."""
-        encoded = [encode(editable.tokenizer, r, max_length=editable.context_length) for r in requests]
-        return [len(e.ids) - 1 - e.subject_last for e in encoded]
+    @property
+    def fact_groups(self) -> Tensor:
+        """The group of every fact [F]."""
+        return torch.arange(len(self.fact_counts), device=self.fact_counts.device).repeat_interleave(self.fact_counts)
+
+    @property
+    def essence(self) -> Tensor:
+        """The row of every group's KL [n], its last."""
+        return self.row_counts.cumsum(0) - 1
 
     @classmethod
     @torch.no_grad()
     def run(
-        cls, editable: EditableModel, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str]
+        cls, editable: EditableModel, groups: Sequence[Sequence[EditRequest]], layer: int, contexts: Sequence[str]
     ) -> FrozenRows:
         """One full forward of all rows with the weights as they are."""
-        sequences, pivots, asked = _rows(editable, requests, contexts)
+        sequences, pivots, asked = _rows(editable, groups, contexts)
         padded = pad_rows(sequences, pivots, editable.pad_id, editable.device)
-        c, pivot, cache = len(contexts) + 2, padded.pivot, whole_cache()
-        essence = torch.arange(c - 1, len(sequences), c, device=editable.device)
+        pivot, cache = padded.pivot, whole_cache()
+        fact_counts = torch.tensor([len(group) for group in groups], device=editable.device)
+        row_counts = fact_counts * (1 + len(contexts)) + 1
+        essence = row_counts.cumsum(0) - 1
         with (
             captured(editable.block(layer)) as block,
             captured(editable.write(layer)) as write,
@@ -105,37 +127,29 @@ class FrozenRows:
             hidden=block.output[:, pivot:].clone(),
             written=write.output[:, pivot].clone(),
             base=_log_softmax(logits),
+            row_counts=row_counts,
+            fact_counts=fact_counts,
             questions=asked.to(editable.device, _precise(logits).dtype),
-            rows_per_fact=c,
         )
 
-    def take(self, facts: Tensor) -> FrozenRows:
-        """The rows of the facts where the mask `facts` [n] is true."""
-        c = self.rows_per_fact
-        kept = facts.repeat_interleave(c)
+    def take(self, groups: Tensor) -> FrozenRows:
+        """The rows of the groups where the mask `groups` [n] is true."""
+        kept, facts = groups.repeat_interleave(self.row_counts), groups.repeat_interleave(self.fact_counts)
         rows = kept.nonzero().flatten()
-        asked, place = kept[self.questions.rows], kept.cumsum(0) - 1
-        questions = _Questions(
-            place[self.questions.rows[asked]],
-            self.questions.columns[asked],
-            self.questions.tokens[asked],
-            self.questions.weights[asked],
-        )
         return replace(
             self,
             ids=self.ids[rows], mask=self.mask[rows], position_ids=self.position_ids[rows],
             past=selected(self.past, rows), hidden=self.hidden[rows], written=self.written[rows],
-            base=self.base[facts], questions=questions,
+            base=self.base[groups], row_counts=self.row_counts[groups], fact_counts=self.fact_counts[groups],
+            questions=self.questions.take(kept, facts),
         )  # fmt: skip
 
     def loss(self, delta: Tensor, kl: float) -> Tensor:
-        """Likelihood and KL part of J [n] with `delta` [n, d_out] in place, differentiable in delta."""
-        c, asked = self.rows_per_fact, self.questions
-        n = len(delta)
-        essence = torch.arange(c - 1, n * c, c, device=delta.device)
+        """Every fact's likelihood and KL part of J [F] with `delta` [n, d_out] in place, differentiable in delta."""
+        asked, essence, groups = self.questions, self.essence, self.fact_groups
         rows = torch.cat([asked.rows, essence])
         columns = torch.cat([asked.columns, torch.zeros_like(essence)])
-        hidden = self._moved(delta.repeat_interleave(c, dim=0))
+        hidden = self._moved(_repeated(delta, self.row_counts))
         with self.editable.resumed_after(self.layer, hidden), self.editable.head_at(rows, columns):
             logits = self.editable.model(
                 input_ids=self.ids, attention_mask=self.mask, position_ids=self.position_ids,
@@ -143,9 +157,10 @@ class FrozenRows:
             ).logits[0]  # fmt: skip
         logs = _log_softmax(logits)
         said, now = logs[: len(asked.rows)], logs[len(asked.rows) :]
-        nll = -said.gather(1, asked.tokens[:, None])[:, 0] * asked.weights.to(logs.dtype)
-        likelihood = torch.zeros(n, dtype=logs.dtype, device=logs.device).index_add(0, asked.rows // c, nll)
-        return likelihood + kl * (now.exp() * (now - self.base)).sum(-1)
+        nll = -said.gather(1, asked.tokens[:, None])[:, 0] * asked.weights
+        likelihood = logs.new_zeros(len(groups)).index_add(0, asked.facts, nll)
+        divergence = (now.exp() * (now - self.base)).sum(-1)  # [n]
+        return likelihood + (kl * divergence)[groups]
 
     def _moved(self, delta: Tensor) -> Tensor:
         """The edited block's output [B, T, d] with `delta` [B, d_out] added to the weight's output at the pivot."""
@@ -153,6 +168,14 @@ class FrozenRows:
         delta = delta.to(self.hidden.dtype)
         moved = self.hidden[:, 0] + (delta if after is None else after(self.written + delta) - after(self.written))
         return torch.cat([moved[:, None], self.hidden[:, 1:]], dim=1)
+
+
+def _repeated(rows: Tensor, counts: Tensor) -> Tensor:
+    """Each of `rows` [n, d] so often in a row: [sum of counts, d].
+
+    The gradient is a sum in a fixed order, whereas that of an indexed copy may be added up by several threads at once.
+    """
+    return torch.cat([row.expand(count, -1) for row, count in zip(rows, counts.tolist(), strict=True)])
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -166,27 +189,30 @@ def _precise(values: Tensor) -> Tensor:
 
 
 def _rows(
-    editable: EditableModel, requests: Sequence[EditRequest], contexts: Sequence[str]
+    editable: EditableModel, groups: Sequence[Sequence[EditRequest]], contexts: Sequence[str]
 ) -> tuple[list[tuple[int, ...]], list[int], _Questions]:
-    """Token rows, their pivots, and the questions (rows, columns, tokens, weights) of `requests` in order.
+    """Token rows, their pivots, and the questions of `groups` in order: every fact's prompts, then the group's KL.
 
     The last target token is not fed; each prompt's mean over target tokens and the mean over prompts are in weights.
     """
     sequences: list[tuple[int, ...]] = []
     pivots: list[int] = []
-    asked: list[tuple[int, int, int, float]] = []
-    prefixes = prefixed(contexts)
-    for request in requests:
-        for prefix in prefixes:
-            row = encode(editable.tokenizer, request, prefix=prefix, max_length=editable.context_length)
-            first = row.prompt_length - 1 - row.subject_last
-            weight = 1 / (len(prefixes) * len(row.target_ids))
-            asked += [(len(sequences), first + i, token, weight) for i, token in enumerate(row.target_ids)]
-            sequences.append(row.ids[:-1])
-            pivots.append(row.subject_last)
-        essence = slot_ids(encode(editable.tokenizer, replace(request, prompt=ESSENCE)))
+    asked: list[tuple[int, int, int, int]] = []
+    weights: list[float] = []
+    prefixes, fact = prefixed(contexts), 0
+    for group in groups:
+        for request in group:
+            for prefix in prefixes:
+                row = encode(editable.tokenizer, request, prefix=prefix, max_length=editable.context_length)
+                first = row.prompt_length - 1 - row.subject_last
+                asked += [(len(sequences), first + i, token, fact) for i, token in enumerate(row.target_ids)]
+                weights += [1 / (len(prefixes) * len(row.target_ids))] * len(row.target_ids)
+                sequences.append(row.ids[:-1])
+                pivots.append(row.subject_last)
+            fact += 1
+        essence = slot_ids(encode(editable.tokenizer, replace(group[0], prompt=ESSENCE)))
         sequences.append(essence)
         pivots.append(len(essence) - 1)
-    rows, columns, tokens, weights = zip(*asked, strict=True)
+    rows, columns, tokens, facts = torch.tensor(asked).T
     mean = torch.tensor(weights, dtype=torch.float64)
-    return sequences, pivots, _Questions(torch.tensor(rows), torch.tensor(columns), torch.tensor(tokens), mean)
+    return sequences, pivots, _Questions(rows, columns, tokens, facts, mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, append, base_residuals, materialise
+from lifelong_edit.algebra.objective import base_residuals
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import check_finite, collect_keys
 from lifelong_edit.errors import RequestError
@@ -23,26 +23,21 @@ from lifelong_edit.model.subject import encode, slot_ids
 
 @dataclass(frozen=True)
 class LayerState:
-    """One edited layer before a batch: base weight W_0 [d_out, d_in], its metric, the pairs of earlier batches."""
+    """One edited layer before a batch of n values: its metric, what was written so far, and the batch's ridge [n].
+
+    `base` is W_0 [d_out, d_in]. `held` gives, to the position of each value whose slot has a key already, that key
+    [d_in] and its whitened form [d_in]: a slot's key is decided once.
+    """
 
     base: Tensor
     metric: Metric
-    pairs: tuple[Pair, ...]
-    ridge: float
-
-    @property
-    def earlier(self) -> Pair:
-        """All pairs as one."""
-        return Pair.concatenate([Pair.empty(*self.base.shape), *self.pairs])
+    earlier: Pair
+    ridge: Tensor
+    held: Mapping[int, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class LayerEdit:
-    """What a batch adds to one layer: its columns, its delta, and the weight [d_out, d_in] it leads to, float64."""
-
-    columns: Columns
-    pair: Pair
-    weight: Tensor
+Place = Callable[[int, Columns], Tensor]
+"""Takes a layer and the batch's columns there; gives the weight [d_out, d_in] that the layer then has."""
 
 
 def check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:
@@ -62,36 +57,48 @@ def spread(
     optimised_on_base: bool,
     states: Mapping[int, LayerState],
     contexts: Sequence[str],
-    memory: Memory,
-    amplification_limit: float,
-) -> dict[int, LayerEdit]:
-    """The edit of every layer for target deltas `delta` [d_out, n] at the highest; the model is left as it was.
+    place: Place,
+) -> dict[int, Columns]:
+    """The columns of every layer for target deltas `delta` [d_out, n] at the highest; the model is left as it was.
 
-    With one layer the residual is delta itself, on the weights it was optimised on. With several, every layer takes
-    an equal share of what is still missing of the wanted hidden state, on the model whose lower layers already hold
-    their share (MEMIT, arXiv 2210.07229).
+    `requests` holds one request a value. With one layer the residual is delta itself, on the weights it was optimised
+    on. With several, every layer takes an equal share of what is still missing of the wanted hidden state, on the
+    model whose lower layers already hold their share (MEMIT, arXiv 2210.07229).
     """
     layers = sorted(states)
-    edits: dict[int, LayerEdit] = {}
+    written: dict[int, Columns] = {}
     with ExitStack() as stack:
         wanted = _wanted_state(editable, requests, delta, optimised_on_base, states) if len(layers) > 1 else delta
         for number, layer in enumerate(layers):
             state = states[layer]
-            keys = collect_keys(editable, requests, layer, contexts)
+            keys, whitened = _keys(editable, requests, names, layer, state, contexts)
             if len(layers) > 1:
                 missing = (wanted - subject_states(editable, requests, layers[-1])) / (len(layers) - number)
                 frozen = base_residuals(missing, keys, [state.earlier])
             else:
                 frozen = delta if optimised_on_base else base_residuals(delta, keys, [state.earlier])
             check_finite(frozen, requests, "residual")
-            ridge = torch.full((len(requests),), state.ridge, dtype=torch.float64)
-            columns = Columns(keys, state.metric.whiten(keys, names), frozen, ridge, tuple(names))
-            pair = append(columns, state.earlier, memory, amplification_limit)
-            weight = materialise(state.base, (*state.pairs, pair))
-            edits[layer] = LayerEdit(columns, pair, weight)
+            written[layer] = Columns(keys, whitened, frozen, state.ridge, tuple(names))
+            weight = place(layer, written[layer])
             if layer != layers[-1]:
                 stack.enter_context(editable.rewritten({layer: weight}))
-    return edits
+    return written
+
+
+def _keys(
+    editable: EditableModel,
+    requests: Sequence[EditRequest],
+    names: Sequence[str],
+    layer: int,
+    state: LayerState,
+    contexts: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """Keys and whitened keys, both [d_in, n]: those the slots hold, for other slots new ones."""
+    keys = collect_keys(editable, requests, layer, contexts)
+    whitened = state.metric.whiten(keys, names)
+    for position, (key, white) in state.held.items():
+        keys[:, position], whitened[:, position] = key, white
+    return keys, whitened
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
-"""Target vectors: what the edited weight should give at the subject's last token so that the target is said.
+"""Target vectors: what the edited weight should give at the subject's last token so that the targets are said.
 
-The only gradient loop of the engine. For one fact the objective over delta [d_out] is
+The only gradient loop of the engine. Facts of one slot have one key, so they go as a group with one delta [d_out]. For
+one fact of a group
 
     J = mean over contexts and target tokens of -log p(token)  +  kl * KL(p | p_base)  +  decay * |delta| / |h_0|^2
 
 with delta added to the edited weight's output at the subject's last token in every row, the KL read at the same token
-of "{subject} is a" (ROME, arXiv 2202.05262; MEMIT, arXiv 2210.07229). All facts of a batch go together, each with its
-own clamp and stop; what delta cannot reach is computed once (`frozen.py`).
+of "{subject} is a" (ROME, arXiv 2202.05262; MEMIT, arXiv 2210.07229). A group minimises the mean of its facts' J and
+stops by the worst. All groups of a batch go together, each with its own clamp and stop; what delta cannot reach is
+computed once (`frozen.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from lifelong_edit.editing.keys import check_finite
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.subject import encode, slot_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class TargetSettings:
     """How targets are optimised.
 
     `rate` is relative: one Adam step moves an entry of delta by about rate * |h_0| / sqrt(d_out). `clamp` bounds
-    |delta| / |h_0|. A fact stops when its J falls below `stop`, at the latest after `steps` evaluations.
+    |delta| / |h_0|. A group stops when the J of all its facts is below `stop`, at the latest after `steps` evaluations.
+    A pass takes `facts_per_pass` facts, or one larger group.
     """
 
     steps: int = 25
@@ -48,7 +52,7 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class Targets:
-    """Optimised targets of n facts: `delta` [d_out, n], float64; the loss each ended with and after how many steps."""
+    """Optimised targets of n groups: `delta` [d_out, n], float64; the worst fact's J at the end; evaluations."""
 
     delta: Tensor
     loss: tuple[float, ...]
@@ -57,66 +61,90 @@ class Targets:
 
 def optimise_targets(
     editable: EditableModel,
-    requests: Sequence[EditRequest],
+    groups: Sequence[Sequence[EditRequest]],
     layer: int,
     contexts: Sequence[str],
     settings: TargetSettings,
 ) -> Targets:
-    """Targets for the weights as they are now; the model is left as it was.
+    """Targets of groups of facts, each group the facts of one slot, for the weights as they are now.
 
-    A fact's target does not depend on what else is in the batch, within float tolerance. Raises `SolveError` naming
-    the facts whose gradient or loss is not finite.
+    The model is left as it was. A group's target does not depend on what else is in the batch, within float tolerance.
+    Raises `RequestError` naming the facts of a group that do not share a slot, `SolveError` naming the facts whose
+    gradient or loss is not finite.
     """
-    rows = FrozenRows.lengths(editable, requests)
-    order = sorted(range(len(requests)), key=lambda i: rows[i])  # facts with tails of like length share a pass
     found: dict[int, tuple[Tensor, float, int]] = {}
-    for start in range(0, len(order), settings.facts_per_pass):
-        part = order[start : start + settings.facts_per_pass]
-        found.update(
-            zip(part, _optimise(editable, [requests[i] for i in part], layer, contexts, settings), strict=True)
-        )
+    for part in _passes(groups, [_tail(editable, group) for group in groups], settings.facts_per_pass):
+        found.update(zip(part, _optimise(editable, [groups[i] for i in part], layer, contexts, settings), strict=True))
     return Targets(
-        delta=torch.stack([found[i][0] for i in range(len(requests))], dim=1).cpu().double(),
-        loss=tuple(found[i][1] for i in range(len(requests))),
-        steps=tuple(found[i][2] for i in range(len(requests))),
+        delta=torch.stack([found[i][0] for i in range(len(groups))], dim=1).cpu().double(),
+        loss=tuple(found[i][1] for i in range(len(groups))),
+        steps=tuple(found[i][2] for i in range(len(groups))),
     )
+
+
+def _tail(editable: EditableModel, group: Sequence[EditRequest]) -> int:
+    """How many tokens the longest bare prompt and target of one slot's facts have after the subject's last."""
+    encoded = [encode(editable.tokenizer, request, max_length=editable.context_length) for request in group]
+    if len({slot_ids(e) for e in encoded}) != 1:
+        raise RequestError(
+            f"{[request.question[:60] for request in group]} do not share a slot. Group the requests whose token ids "
+            "up to the subject's last token are identical, at least one a group."
+        )
+    return max(len(e.ids) - 1 - e.subject_last for e in encoded)
+
+
+def _passes(groups: Sequence[Sequence[EditRequest]], tails: Sequence[int], limit: int) -> list[list[int]]:
+    """The groups cut into passes of at most `limit` facts or one group; those with tails of like length go together."""
+    passes: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(groups)), key=tails.__getitem__):
+        if len(groups[i]) > room:
+            passes.append([])
+            room = limit
+        passes[-1].append(i)
+        room -= len(groups[i])
+    return passes
 
 
 def _optimise(
     editable: EditableModel,
-    requests: Sequence[EditRequest],
+    groups: Sequence[Sequence[EditRequest]],
     layer: int,
     contexts: Sequence[str],
     settings: TargetSettings,
 ) -> list[tuple[Tensor, float, int]]:
-    """(delta [d_out], loss, steps) of each fact of one pass."""
-    frozen = FrozenRows.run(editable, requests, layer, contexts)
+    """(delta [d_out], worst fact's J, steps) of each group of one pass."""
+    frozen = FrozenRows.run(editable, groups, layer, contexts)
     reference = frozen.reference_norm  # |h_0|  [n]
     unit = reference / frozen.d_out**0.5  # one unit of `scaled`, so that a plain Adam rate is relative to |h_0|
-    scaled = torch.zeros(len(requests), frozen.d_out, dtype=reference.dtype, device=reference.device)
+    scaled = torch.zeros(len(groups), frozen.d_out, dtype=reference.dtype, device=reference.device)
     scaled.requires_grad_()
     adam = torch.optim.Adam([scaled], lr=settings.rate)
-    active = torch.arange(len(requests), device=reference.device)
+    active = torch.arange(len(groups), device=reference.device)
     results: dict[int, tuple[Tensor, float, int]] = {}
     for step in range(1, settings.steps + 1):
         delta = scaled[active] * unit[active, None]  # [active, d_out]
-        loss = frozen.loss(delta, settings.kl) + settings.decay * norm(delta) / reference[active] ** 2
-        check_finite(loss.detach()[None], [requests[i] for i in active.tolist()], "target's loss")
-        done = loss.detach() < settings.stop if step < settings.steps else torch.ones_like(loss, dtype=torch.bool)
+        facts, group = [r for i in active.tolist() for r in groups[i]], frozen.fact_groups
+        decay = settings.decay * norm(delta) / reference[active] ** 2
+        loss = frozen.loss(delta, settings.kl) + decay[group]  # J of every fact
+        check_finite(loss.detach()[None], facts, "target's loss")
+        worst = torch.zeros_like(decay).scatter_reduce(0, group, loss.detach(), "amax", include_self=False)
+        done = worst < settings.stop if step < settings.steps else torch.ones_like(worst, dtype=torch.bool)
         for at in done.nonzero().flatten().tolist():
-            results[int(active[at])] = (delta[at].detach().clone(), loss[at].item(), step)
+            results[int(active[at])] = (delta[at].detach().clone(), worst[at].item(), step)
         if done.all():
             break
         adam.zero_grad()
-        torch.autograd.backward(loss[~done].sum())
-        check_finite(scaled.grad.T, requests, "target's gradient")  # type: ignore[union-attr]
+        shares = loss / frozen.fact_counts[group]  # they sum to each group's mean
+        torch.autograd.backward(shares[~done[group]].sum())
+        check_finite(scaled.grad[active][group].T, facts, "target's gradient")  # type: ignore[index]
         adam.step()
         with torch.no_grad():
             limit = settings.clamp * reference / unit
             scaled.mul_((limit / norm(scaled).clamp_min(1e-30)).clamp(max=1.0)[:, None])
         if done.any():
             frozen, active = frozen.take(~done), active[~done]
-    return [results[i] for i in range(len(requests))]
+    return [results[i] for i in range(len(groups))]
 
 
 def norm(rows: Tensor) -> Tensor:

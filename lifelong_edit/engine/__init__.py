@@ -2,5 +2,6 @@
 
 from lifelong_edit.engine.commit import Commit
 from lifelong_edit.engine.editor import LifelongEditor
+from lifelong_edit.engine.reader import Reader
 
-__all__ = ["Commit", "LifelongEditor"]
+__all__ = ["Commit", "LifelongEditor", "Reader"]

@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from lifelong_edit.algebra.columns import Pair
-from lifelong_edit.algebra.removal import removal
-from lifelong_edit.editing.edit import edit_batch
 from lifelong_edit.editing.methods import method_named
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.editing.spread import LayerState
-from lifelong_edit.engine.commit import Commit
-from lifelong_edit.engine.founding import Model, found, opened, pinned_metrics
-from lifelong_edit.engine.intake import Intake, check_revertible, take_in
+from lifelong_edit.engine import measuring, streaming, verbs
+from lifelong_edit.engine.change import plan
+from lifelong_edit.engine.commit import Commit, commit, commit_measured, described
+from lifelong_edit.engine.founding import Model, found, opened
+from lifelong_edit.engine.intake import take_in
 from lifelong_edit.engine.moments import Progress
 from lifelong_edit.engine.provenance import signature
-from lifelong_edit.engine.weights import (
-    EditedLayer,
-    active_ids,
-    delta_record,
-    edit_record,
-    read_layers,
-    survived,
-    weights_digest,
-)
-from lifelong_edit.errors import ModelMismatch, RequestError, StoreError
+from lifelong_edit.engine.radius import predicted
+from lifelong_edit.engine.reader import Reader
+from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.fingerprint import fingerprint
-from lifelong_edit.store import Entry, FactLife, KernelRecord, Store, lives
+from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
 
-SURVIVAL_WARNING = 0.9
+PROBED = 20
 
 
-class LifelongEditor:
+class LifelongEditor(Reader):
     """Streams edits into a causal language model and keeps every one of them in a store.
 
-    Make one with `create` or `open`; close it, or use it as a context manager. `model` is the live edited model.
+    Make one with `create` or `open`; close it, or use it as a context manager. `model` is the live edited model. What
+    one can ask of a store without changing it is in `Reader`.
     """
-
-    def __init__(self, store: Store, editable: EditableModel | None) -> None:
-        self._store = store
-        self._editable = editable
-        self._entries = store.ledger.entries()
-        if not self._entries:
-            raise StoreError(f"The store in {store.layout.root} was never finished. Create it again in this folder.")
-        init = self._entries[0].body
-        self.settings = EditorSettings.from_dict(init["config"])
-        self.contexts: tuple[str, ...] = tuple(init["contexts"])
-        self._layers: dict[int, EditedLayer] = {}
-        if editable is not None:
-            self._attach(editable, init)
 
     @classmethod
     def create(
@@ -81,43 +56,7 @@ class LifelongEditor:
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
         store = found(Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress)
-        return cls._holding(store, editable)
-
-    @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        model: Model | None = None,
-        read_only: bool = False,
-        dtype: torch.dtype | None = None,
-        device: str = "cpu",
-    ) -> LifelongEditor:
-        """The store in `path`. Without `model`, the unedited base, only the history can be read.
-
-        Raises `ModelMismatch` before anything is written when the model is not the one the store was made with.
-        """
-        editable = None if model is None else opened(model, dtype, device)
-        return cls._holding(Store.open(Path(path), read_only=read_only or model is None), editable)
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The live edited model."""
-        return self.editable.model
-
-    @property
-    def editable(self) -> EditableModel:
-        """The live edited model with its tokenizer and its edited layers."""
-        if self._editable is None:
-            raise RequestError("The store was opened without a model. Open it with model=..., the unedited base.")
-        return self._editable
-
-    def history(self) -> list[Entry]:
-        """Every ledger entry, oldest first."""
-        return list(self._entries)
-
-    def facts(self) -> dict[str, FactLife]:
-        """Every fact ever written, by id, in ledger order, with its present status."""
-        return lives(self._entries)
+        return cls(store, editable)
 
     def apply(
         self,
@@ -129,116 +68,126 @@ class LifelongEditor:
     ) -> Commit:
         """Write one batch of facts into the model: one record, one ledger entry.
 
-        `ridge` is absolute and overrides the method's own. Requests whose id is known are skipped. Raises
-        `RequestError` before any computation, `SolveError` naming facts; model and store are then as before.
+        An active fact with the same prompt and subject is superseded. Facts about one subject whose prompts begin alike
+        share a value, which is optimised for all of them. `ridge` is absolute and overrides the method's own. Requests
+        whose id is known are skipped. Raises `RequestError` before any computation, `SolveError` naming facts; model
+        and store are then as before.
         """
-        chosen = method_named(method)
-        editable = self._writable()
-        batch = take_in(editable, self.contexts, self.facts(), list(requests))
-        if not batch.requests:
-            return Commit(None, (), batch.skipped, {})
-        chosen.check_batch(len(batch.requests))
-        ridges = chosen.ridges(self._entries[0].body["calibration"], ridge)
-        states = {
-            n: LayerState(layer.base, self._metrics[n], layer.pairs, ridges[str(n)])
-            for n, layer in self._layers.items()
-        }
-        edit = edit_batch(editable, batch.requests, batch.ids, states, self.contexts, self.settings)
-        body = {
-            **signature(actor, reason, self.settings.seed),
-            "facts": batch.described(edit.targets),
-            "method": method,
-            "hyperparameters": {"ridge": ridges, **self.settings.to_dict()},
-        }
-        seq = self._entries[-1].seq + 1
-        record = edit_record(batch.ids, {self._layers[n].name: (e.columns, e.pair) for n, e in edit.layers.items()})
-        layers = {n: self._layers[n].with_batch(seq, e) for n, e in edit.layers.items()}
-        return self._commit("edit", body, record, batch, layers)
+        return self._edit("edit", list(requests), method, ridge, actor, reason)
 
-    def revert(self, *ids: str, actor: str | None = None, reason: str | None = None) -> Commit:
-        """Take facts out: the weights become those of the same stream without them, every other fact as recorded."""
-        self._writable()
-        check_revertible(self.facts(), ids)
-        kept = {seq: [id for id in own if id not in ids] for seq, own in active_ids(self._entries).items()}
-        deltas: dict[str, Pair] = {}
-        layers: dict[int, EditedLayer] = {}
-        for number, layer in self._layers.items():
-            names = [name for columns in layer.batches.values() for name in columns.names]
-            gone = [position for position, name in enumerate(names) if name in ids]
-            deltas[layer.name] = removal(list(layer.batches.values()), self.settings.memory, gone)
-            layers[number] = layer.keeping(kept, self.settings.memory)
-        body = {**signature(actor, reason, self.settings.seed), "facts": list(ids)}
-        return self._commit("revert", body, delta_record(ids, deltas), Intake((), (), (), ()), layers)
-
-    def close(self) -> None:
-        """Let the next writer in. The model keeps its edits."""
-        self._store.close()
-
-    def __enter__(self) -> LifelongEditor:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    @classmethod
-    def _holding(cls, store: Store, editable: EditableModel | None) -> LifelongEditor:
-        try:
-            return cls(store, editable)
-        except BaseException:
-            store.close()
-            raise
-
-    def _attach(self, editable: EditableModel, init: dict[str, Any]) -> None:
-        """Check that the model is the store's base, fold the history, and write the head's weights into the model."""
-        if fingerprint(editable) != init["fingerprint"]:
-            raise ModelMismatch(
-                "The model is not the one this store was made with, or it was edited before it was opened. "
-                "Give the unedited base model."
-            )
-        bases = {layer: (editable.weight_name(layer), editable.weight(layer).cpu()) for layer in self.settings.layers}
-        self._metrics = pinned_metrics(self._store, init, self.settings)
-        self._layers = read_layers(self._store, self._entries, bases, self.settings.memory)
-        weights = {layer: edited.weight for layer, edited in self._layers.items()}
-        recorded = next((e.weights for e in reversed(self._entries) if e.weights), init["base_weights"])
-        if weights_digest({self._layers[n].name: weight for n, weight in weights.items()}) != recorded:
-            warnings.warn(
-                "The weights rebuilt from the store are not bit for bit those recorded. That is expected with another "
-                "processor or another number of threads; otherwise restore the store from a backup.",
-                stacklevel=4,
-            )
-        editable.set_weights(weights)
-
-    def _writable(self) -> EditableModel:
-        """The live model, when the store can be written to; checked before anything is computed."""
-        editable = self.editable
-        self._store.check_writable()
-        return editable
-
-    def _commit(
-        self, kind: str, body: dict[str, Any], record: KernelRecord, batch: Intake, layers: dict[int, EditedLayer]
+    def replace(
+        self, fact: str, target: str, method: str = "memit", actor: str | None = None, reason: str | None = None
     ) -> Commit:
-        """Make a change durable, then live: record, ledger entry, weights in memory, in this order."""
-        weights = {n: layer.weight for n, layer in layers.items()}
-        live = {n: self.editable.cast(n, weight) for n, weight in weights.items()}  # refuses what is not finite
-        kept = {
-            layer.name: survived(self._layers[n].weight, weights[n], self.editable.weight(n).cpu(), live[n].cpu())
-            for n, layer in layers.items()
-        }
-        body = {
-            **body,
-            "weights": weights_digest({layer.name: weights[n] for n, layer in layers.items()}),
-            "survived": kept,
-        }
-        entry = self._store.commit(kind, body, record.to_bytes(), batch.contents(), self._entries[-1].digest)
-        self.editable.set_weights(live)
-        self._layers = layers
-        self._entries.append(entry)
-        if min(kept.values()) < SURVIVAL_WARNING:
-            warnings.warn(
-                f"Only {min(kept.values()):.0%} of the edit survived the cast to {self.editable.dtype}. "
-                "Open the model in float32, and cast when exporting.",
-                stacklevel=3,
+        """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings it back."""
+        old = verbs.fact_named(self._session.head.history, fact)
+        if old.status != "active":
+            raise RequestError(
+                f"fact {old.id!r} is {old.status} since seq {old.since}. Restore it, or apply a new one."
             )
-        facts = self.facts()
-        named = batch.ids if kind == "edit" else tuple(body["facts"])
-        return Commit(entry, tuple(facts[id] for id in named), batch.skipped, kept)
+        request = EditRequest.from_dict({**old.request, "id": None, "target_new": target})
+        return self._edit("replace", [request], method, None, actor, reason)
+
+    def stream(
+        self,
+        source: str | Path,
+        batch: int = 10,
+        method: str = "memit",
+        ridge: float | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Iterator[Commit]:
+        """Apply a JSON-lines file, or standard input ("-"), `batch` requests a commit; yields every commit.
+
+        Started again it goes on after the last request committed: each is applied exactly once, and the weights are
+        those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none.
+        """
+        return streaming.stream(source, batch, lambda requests: self.apply(requests, method, ridge, actor, reason))
+
+    def revert(
+        self,
+        *facts: str,
+        commit: int | str | None = None,
+        to: int | str | None = None,
+        probe: int = PROBED,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Commit:
+        """Take facts out, all of one entry, or all that changed after entry `to`, in any order.
+
+        The weights become those of the same stream without them, every other fact with the key and value it was
+        written with. What they superseded is active again. The commit has a `radius`: the predicted change of every
+        other active fact, and for the `probe` most affected the scores before and after.
+        """
+        body = self._revert_body(facts, commit, to, actor, reason)
+        return commit_measured(self._session, plan(self._session, "revert", body), probe)
+
+    def preview_revert(self, *facts: str, commit: int | str | None = None, to: int | str | None = None) -> Commit:
+        """What `revert` would do, with the predicted `radius`; neither store nor model is changed."""
+        change = plan(self._session, "revert", self._revert_body(facts, commit, to, None, None))
+        return described(change, predicted(self._session, change))
+
+    def restore(self, *facts: str, probe: int = PROBED, actor: str | None = None, reason: str | None = None) -> Commit:
+        """Make reverted or superseded facts active again, as they were; another answer to the prompt is superseded."""
+        self._session.writable()
+        body = verbs.restore_body(self._session.head.history, facts)
+        signed = {**self._signed(actor, reason), **body}
+        return commit_measured(self._session, plan(self._session, "restore", signed), probe)
+
+    def tag(self, name: str, at: int | str | None = None, actor: str | None = None, reason: str | None = None) -> Entry:
+        """Name an entry, by default the newest, for `at`, `checkout`, `diff` and `revert(to=...)`."""
+        seq = self.head.seq if at is None else self._session.seq(at)
+        verbs.check_tag(self.history(), name)
+        return self._session.note("tag", {**self._signed(actor, reason), "tag": name, "target": seq})
+
+    def measure(self, actor: str | None = None, reason: str | None = None) -> Entry:
+        """Measure how many facts of every cohort the model still says, and enter it into the ledger."""
+        self._session.writable()
+        figures = {"retention": measuring.retention(self._session), "drift": []}
+        return self._session.note("measure", {**self._signed(actor, reason), **figures})
+
+    def gc(self, dry_run: bool = False) -> tuple[Stray, ...]:
+        """Remove, or only list, the files that crashes and interrupted commits left."""
+        return list_strays(self._session.store) if dry_run else collect_garbage(self._session.store)
+
+    def _edit(
+        self,
+        kind: str,
+        requests: list[EditRequest],
+        method: str,
+        ridge: float | None,
+        actor: str | None,
+        reason: str | None,
+    ) -> Commit:
+        chosen, session = method_named(method), self._session
+        editable = session.writable()
+        batch = take_in(editable, session.contexts, session.head.history.facts, requests)
+        if not batch.requests:
+            return Commit(None, skipped=batch.skipped)
+        chosen.check_batch(len(batch.requests))
+        ridges = chosen.ridges(session.init["calibration"], ridge)
+        hyperparameters = {"ridge": ridges, **session.settings.to_dict()}
+        about = {"method": method, "hyperparameters": hyperparameters, **batch.body()}
+        change = plan(session, kind, {**self._signed(actor, reason), **about}, ridges)
+        return commit(session, change, batch.contents(), batch.skipped)
+
+    def _revert_body(
+        self,
+        facts: Sequence[str],
+        commit: int | str | None,
+        to: int | str | None,
+        actor: str | None,
+        reason: str | None,
+    ) -> dict[str, Any]:
+        self._session.writable()
+        history = self._session.head.history
+        if sum((bool(facts), commit is not None, to is not None)) != 1:
+            raise RequestError("Name the facts to revert, or one commit, or the seq to go back to (to=...).")
+        if to is not None:
+            body = verbs.revert_to_body(self._session.head.entries, self._session.seq(to))
+        else:
+            names = facts if commit is None else verbs.facts_of(history, self._session.seq(commit))
+            body = verbs.revert_body(history, names)
+        return {**self._signed(actor, reason), **body}
+
+    def _signed(self, actor: str | None, reason: str | None) -> dict[str, Any]:
+        return signature(actor, reason, self.settings.seed)

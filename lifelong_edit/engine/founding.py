@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.engine.layers import weights_digest
 from lifelong_edit.engine.moments import Progress, collected_moments, read_moment, shipped_moments
+from lifelong_edit.engine.probes import take_probes
 from lifelong_edit.engine.provenance import signature
-from lifelong_edit.engine.weights import weights_digest
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
@@ -82,6 +83,7 @@ def _body(
         "config": {**settings.to_dict(), "layers": list(layers)},
         "fingerprint": base,
         "contexts": list(sample_contexts(editable, settings.contexts, settings.seed)),
+        "probes": take_probes(editable, settings.seed),
         "statistics": {str(layer): statistics.put(moments[layer]) for layer in layers},
         "calibration": {str(layer): metrics[layer].mean_key_mass for layer in layers},
         "condition": {str(layer): metrics[layer].condition for layer in layers},

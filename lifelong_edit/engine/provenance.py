@@ -20,12 +20,17 @@ def signature(actor: str | None, reason: str | None, seed: int) -> dict[str, Any
         "actor": actor if actor is not None else _user(),
         "reason": reason,
         "seed": seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        "versions": software(),
+    }
+
+
+def software() -> dict[str, str | int]:
+    """What a computation here depends on beside its inputs."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
     }
 
 

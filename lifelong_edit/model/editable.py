@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -118,6 +119,15 @@ class EditableModel:
                 f"The weight for layer {layer} holds entries that are not finite as {live.dtype}. Nothing was written."
             )
         return cast
+
+    def sharing(self, weights: Mapping[int, Tensor]) -> EditableModel:
+        """Another model that holds these weights [d_out, d_in] and shares all other tensors with this one."""
+        own = {layer: self.cast(layer, weight) for layer, weight in weights.items()}
+        edited = {id(self.write(layer).weight) for layer in own}
+        shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers()) if id(t) not in edited}
+        other = EditableModel(copy.deepcopy(self.model, shared), self.tokenizer)
+        other._copy(own)
+        return other
 
     @contextmanager
     def rewritten(self, weights: Mapping[int, Tensor]) -> Iterator[None]:

@@ -1,18 +1,26 @@
 """The store on disk: an append-only ledger beside content-addressed records. Neither torch nor a model is needed."""
 
+from lifelong_edit.store.copying import Copied, backup, clone
 from lifelong_edit.store.entries import GENESIS, Entry
-from lifelong_edit.store.history import FactLife, active, lives
+from lifelong_edit.store.history import Column, FactLife, History, lives
 from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import Ledger
 from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import KernelPart, KernelRecord, Record, read_record
 from lifelong_edit.store.store import Store
+from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list_cache, list_strays
+from lifelong_edit.store.verify import Check, Inspection, inspect
 
 __all__ = [
     "GENESIS",
+    "Check",
+    "Column",
+    "Copied",
     "Entry",
     "FactLife",
+    "History",
+    "Inspection",
     "KernelPart",
     "KernelRecord",
     "Ledger",
@@ -20,8 +28,15 @@ __all__ = [
     "Record",
     "Store",
     "StoreLayout",
+    "Stray",
     "WriterLock",
-    "active",
+    "backup",
+    "clear_cache",
+    "clone",
+    "collect_garbage",
+    "inspect",
+    "list_cache",
+    "list_strays",
     "lives",
     "read_record",
 ]

@@ -13,14 +13,20 @@ from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreErr
 DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
 DENIED_ADVICE = "Use a copy of the store that this user may write."
 
+READING = ("opening", "reading")  # in these, SQLite has something to write only when a journal must be rolled back
+RESTORE = "Restore the ledger from a backup."
+INTERRUPTED_COMMIT = "A writer died in the middle of a commit. Open the store for writing once; that takes it back."
+
 # What SQLite says, the error it is, what to do. By text: error codes reach Python only from 3.11 on.
 SQLITE_FAULTS: tuple[tuple[str, type[StoreError], str], ...] = (
     ("locked", StoreBusy, "Another process is using the ledger; try again when it is done."),
-    ("readonly", StoreReadOnly, f"{DENIED_ADVICE} An interrupted commit is recovered by the next writing open."),
-    ("not a database", StoreCorrupt, "Restore the ledger from a backup."),
-    ("malformed", StoreCorrupt, "Restore the ledger from a backup."),
-    ("could not decode", StoreCorrupt, "Restore the ledger from a backup."),
-    ("no such table", StoreCorrupt, "Restore the ledger from a backup."),
+    ("readonly", StoreReadOnly, DENIED_ADVICE),
+    ("not a database", StoreCorrupt, RESTORE),
+    ("malformed", StoreCorrupt, RESTORE),
+    ("could not decode", StoreCorrupt, RESTORE),
+    ("no such table", StoreCorrupt, RESTORE),
+    ("no such column", StoreCorrupt, RESTORE),
+    ("unsupported file format", StoreCorrupt, RESTORE),
     ("unable to open", StoreError, "Check the path; a missing ledger is restored from a backup, never recreated."),
     ("full", StoreError, "Free some space and repeat the command; nothing was committed."),
 )
@@ -54,4 +60,8 @@ def sqlite_errors(operation: str, file: Path | str) -> Iterator[None]:
         said = str(error).lower()
         default = (StoreError, "Check the disk and reopen the store.")
         kind, advice = next(((kind, advice) for text, kind, advice in SQLITE_FAULTS if text in said), default)
+        if kind is StoreReadOnly and operation in READING:
+            kind, advice = StoreError, INTERRUPTED_COMMIT
+        if kind is StoreError and operation == "writing" and "unable to open" in said:  # the journal, not the ledger
+            advice = default[1]
         raise kind(f"{operation} {file}: {error}. {advice}") from error

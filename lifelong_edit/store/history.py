@@ -1,13 +1,19 @@
-"""State is a fold: which facts live, derived from the ledger's entries. Nothing here reads or writes.
+"""State is a fold: which facts live, and which columns of which records stand for them. Nothing here reads or writes.
 
 What an entry's body holds. Always ``kind``, ``time`` (UTC, ISO 8601), ``actor``, ``reason`` (may be null),
 ``versions`` (name: version) and ``seed``; ``seq``, ``prev`` and ``requests`` (id: content digest) are the ledger's.
 
 * ``init``: ``config``, ``fingerprint`` of the base model, ``contexts`` (list), ``base_weights`` (digest).
-* ``edit``: ``facts``, in the order of the record's columns, each ``{"id", "slot", "request", ...}`` with the request
-  as `EditRequest.to_dict` gives it; ``method``, ``hyperparameters``; ``record`` and ``weights`` (digests).
-* ``revert``: ``facts``, the ids that are taken out; ``record`` and ``weights``.
-* ``tag``, ``measure``: whatever they like; the weights stay.
+* ``edit``, ``replace``: ``facts``, each ``{"id", "slot", "request", ...}`` with the request as `EditRequest.to_dict`
+  gives it; ``method``, ``hyperparameters``.
+* ``revert``: ``facts``, the ids that are taken out; ``restored``, ids that are active again thereby; ``to``, the seq
+  whose active facts are wanted.
+* ``restore``: ``facts``, the ids that are active again.
+* ``tag``: ``tag``, a name for the entry ``target``. ``measure``: ``retention`` and ``drift``, lists of figures.
+
+An entry that changes the weights has ``record`` and ``weights`` (digests). It may have ``superseded``, the ids that
+others stand in for from now on, and ``columns``: to each column of its record the ids of the facts it was optimised
+for, with ``loss`` and ``steps``, where and when that ended.
 
 A kind that is not named here may change the weights in ways this version cannot know, and is refused.
 """
@@ -15,78 +21,190 @@ A kind that is not named here may change the weights in ways this version cannot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lifelong_edit.errors import StoreCorrupt
+from lifelong_edit.facts import statement_of
 from lifelong_edit.store.entries import Entry
 
-Status = Literal["active", "reverted"]
+Status = Literal["active", "reverted", "superseded"]
 
 
 @dataclass(frozen=True)
 class FactLife:
-    """What became of one fact: written by entry `seq` as the column `column` of its record, now `status`."""
+    """What became of one fact: written by entry `seq`, made what it is now, `status`, by entry `since`.
+
+    `by` is the fact that superseded it: another answer to the same prompt about the same subject.
+    """
 
     id: str
     seq: int
-    column: int
     request: dict[str, Any]
     slot: str
     status: Status = "active"
+    since: int = -1
+    by: str | None = None
+
+    @property
+    def statement(self) -> tuple[str, str]:
+        """Prompt and subject: of all facts with equal statements one at most is active."""
+        return statement_of(str(self.request.get("prompt", "")), str(self.request.get("subject", "")))
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """One column of a record: the value of a slot that was optimised for `facts` together. Ordered as in the ledger."""
+
+    seq: int
+    index: int
+    slot: str = field(compare=False)
+    facts: frozenset[str] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class History:
+    """Every fact ever written, by id, and every column, both in ledger order."""
+
+    facts: Mapping[str, FactLife]
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> History:
+        """The history these entries tell; `StoreCorrupt` naming the entry that makes no sense."""
+        facts: dict[str, FactLife] = {}
+        columns: list[Column] = []
+        for entry in entries:
+            changed, written = _step(facts, entry.seq, entry.kind, entry.body)
+            facts.update(changed)
+            columns += written
+        return cls(facts, tuple(columns))
+
+    def then(self, seq: int, kind: str, body: Mapping[str, Any]) -> History:
+        """The history with one more entry, which need not be committed yet; `StoreCorrupt` when it does not fit."""
+        changed, written = _step(self.facts, seq, kind, body)
+        return History({**self.facts, **changed}, (*self.columns, *written))
+
+    @property
+    def active(self) -> dict[str, FactLife]:
+        """The facts now active, by id, in ledger order."""
+        return {id: fact for id, fact in self.facts.items() if fact.status == "active"}
+
+    def slots(self) -> dict[str, tuple[str, ...]]:
+        """To every slot with active facts their ids, in ledger order."""
+        by_slot: dict[str, list[str]] = {}
+        for fact in self.active.values():
+            by_slot.setdefault(fact.slot, []).append(fact.id)
+        return {slot: tuple(ids) for slot, ids in by_slot.items()}
+
+    def chains(self) -> dict[str, tuple[Column, ...]]:
+        """To every slot with active facts the columns that stand for them, in ledger order.
+
+        A column stands when all facts it was optimised for are active, up to the column that was optimised for exactly
+        the active ones, which comes last. So equal sets of active facts have equal chains, whatever happened in
+        between. A chain is empty where there is no such last column: a value must be optimised first.
+        """
+        wanted = {slot: frozenset(ids) for slot, ids in self.slots().items()}
+        chains: dict[str, tuple[Column, ...]] = dict.fromkeys(wanted, ())
+        grown: dict[str, list[Column]] = {slot: [] for slot in wanted}
+        for column in self.columns:
+            active = wanted.get(column.slot)
+            if active is not None and column.facts <= active:
+                grown[column.slot].append(column)
+                if column.facts == active:
+                    chains[column.slot] = tuple(grown[column.slot])
+        return chains
+
+    def first_columns(self) -> dict[str, Column]:
+        """To every slot the first column ever written for it."""
+        first: dict[str, Column] = {}
+        for column in self.columns:
+            first.setdefault(column.slot, column)
+        return first
 
 
 def lives(entries: Iterable[Entry]) -> dict[str, FactLife]:
     """Every fact ever written, by id, in ledger order; `StoreCorrupt` naming the entry that makes no sense."""
-    facts: dict[str, FactLife] = {}
-    for entry in entries:
-        step = STEPS.get(entry.kind)
-        if step is None:
-            raise StoreCorrupt(f"entry {entry.seq} of kind {entry.kind!r} was made by a newer version. Upgrade.")
-        try:
-            facts.update(step(facts, entry))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreCorrupt(f"entry {entry.seq} ({entry.kind}) does not fit the history: {error}.") from error
-    return facts
+    return dict(History.of(entries).facts)
 
 
-def active(entries: Iterable[Entry]) -> dict[int, tuple[FactLife, ...]]:
-    """The facts now active, by the seq of their edit, in ledger order; an edit without one is left out.
-
-    Raises `StoreCorrupt` as `lives` does.
-    """
-    by_seq: dict[int, tuple[FactLife, ...]] = {}
-    for fact in lives(entries).values():
-        if fact.status == "active":
-            by_seq[fact.seq] = (*by_seq.get(fact.seq, ()), fact)
-    return by_seq
+Changes = dict[str, FactLife]
 
 
-def _unchanged(_facts: Mapping[str, FactLife], _entry: Entry) -> dict[str, FactLife]:
+def _step(
+    facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]
+) -> tuple[Changes, tuple[Column, ...]]:
+    """The facts an entry changes and the columns its record brings."""
+    step = STEPS.get(kind)
+    if step is None:
+        raise StoreCorrupt(f"entry {seq} of kind {kind!r} was made by a newer version. Upgrade.")
+    try:
+        changed = step(facts, seq, body)
+        changed |= _superseded(facts, changed, body.get("superseded", []), seq)
+        return changed, _columns({**facts, **changed}, seq, kind, body)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
+
+
+def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]) -> tuple[Column, ...]:
+    alone = [[fact["id"]] for fact in body["facts"]] if kind == "edit" else []  # entries of format 1 do not say
+    columns = []
+    for index, ids in enumerate(body.get("columns", alone)):
+        slots = {facts[id].slot for id in ids}
+        if not isinstance(ids, list) or len(slots) != 1 or any(facts[id].status != "active" for id in ids):
+            raise ValueError("a column is for facts that are not active or of several slots")
+        columns.append(Column(seq, index, slots.pop(), frozenset(ids)))
+    return tuple(columns)
+
+
+def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Mapping[str, Any]) -> Changes:
     return {}
 
 
-def _edit(facts: Mapping[str, FactLife], entry: Entry) -> dict[str, FactLife]:
-    written = {
-        fact["id"]: FactLife(fact["id"], entry.seq, column, fact["request"], fact["slot"])
-        for column, fact in enumerate(entry.body["facts"])
-    }
-    if len(written) != len(entry.body["facts"]) or written.keys() & facts.keys():
+def _edit(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    written = {f["id"]: FactLife(f["id"], seq, f["request"], f["slot"], "active", seq) for f in body["facts"]}
+    if len(written) != len(body["facts"]) or written.keys() & facts.keys():
         raise ValueError("a fact id is written twice")
     return written
 
 
-def _revert(facts: Mapping[str, FactLife], entry: Entry) -> dict[str, FactLife]:
-    taken = {id: facts[id] for id in entry.body["facts"]}
-    if len(taken) != len(entry.body["facts"]) or any(fact.status != "active" for fact in taken.values()):
-        raise ValueError("a fact is reverted that is not active")
-    return {id: replace(fact, status="reverted") for id, fact in taken.items()}
+def _revert(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    reverted = {id: replace(fact, status="reverted", since=seq) for id, fact in _taken(facts, body["facts"]).items()}
+    return reverted | _restored(facts, seq, body.get("restored", []))
 
 
-STEPS: Mapping[str, Callable[[Mapping[str, FactLife], Entry], dict[str, FactLife]]] = {
+def _restore(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    return _restored(facts, seq, body["facts"])
+
+
+def _restored(facts: Mapping[str, FactLife], seq: int, ids: list[str]) -> Changes:
+    if any(facts[id].status == "active" for id in ids):
+        raise ValueError("a fact is restored that is active")
+    return {id: replace(facts[id], status="active", since=seq, by=None) for id in ids}
+
+
+def _superseded(facts: Mapping[str, FactLife], changed: Changes, ids: list[str], seq: int) -> Changes:
+    """The facts `ids` as superseded, each by the fact of its statement that is active now."""
+    taken = _taken(facts, ids)
+    standing = {f.statement: f.id for f in {**facts, **changed}.values() if f.status == "active" and f.id not in taken}
+    return {
+        id: replace(fact, status="superseded", since=seq, by=standing[fact.statement]) for id, fact in taken.items()
+    }
+
+
+def _taken(facts: Mapping[str, FactLife], ids: list[str]) -> Changes:
+    taken = {id: facts[id] for id in ids}
+    if len(taken) != len(ids) or any(fact.status != "active" for fact in taken.values()):
+        raise ValueError("a fact is taken out that is not active")
+    return taken
+
+
+STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Mapping[str, Any]], Changes]] = {
     "init": _unchanged,
     "edit": _edit,
+    "replace": _edit,
     "revert": _revert,
+    "restore": _restore,
     "tag": _unchanged,
     "measure": _unchanged,
 }

@@ -55,10 +55,11 @@ class StoreLayout:
             for folder in (self.objects, self.statistics, self.cache):
                 folder.mkdir(exist_ok=True)
             for folder in (self.root, self.root.absolute().parent):
-                _fsync(folder)
+                sync_folder(folder)
 
 
-def _fsync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk; `OSError` when that fails, which is never tried again."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

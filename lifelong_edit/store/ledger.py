@@ -13,7 +13,10 @@ from sqlite_utils import Database
 from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreError
 from lifelong_edit.store.entries import GENESIS, Entry, linked
 from lifelong_edit.store.faults import sqlite_errors
-from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, SCHEMA
+from lifelong_edit.store.migrations import format_of, migrate
+from lifelong_edit.store.schema import APPLICATION_ID, FORMAT
+
+OWN_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('entries', 'requests')"
 
 
 class Ledger:
@@ -31,27 +34,48 @@ class Ledger:
         """A new ledger, or the one an interrupted `create` left; `StoreError` when it holds entries already."""
         ledger = cls(path, _connect(path, "rwc", patience=10.0))
         with ledger._closed_on_error(), sqlite_errors("creating", path):
-            if not ledger.db.execute("SELECT 1 FROM sqlite_master").fetchall():
-                ledger._set_durable()
-                ledger.db.executescript(SCHEMA)
-            ledger._check_format()
-            if ledger.head() is not None:
-                raise StoreError(f"{path} holds a ledger already. Open it, or choose another folder.")
+            if ledger.db.execute("SELECT 1 FROM sqlite_master").fetchall():
+                ledger._check_format()
+            ledger._set_durable()
+            with ledger._transaction():
+                migrate(ledger.db)
+                if ledger.head() is not None:
+                    raise StoreError(f"{path} holds a ledger already. Open it, or choose another folder.")
         return ledger
 
     @classmethod
     def open(cls, path: Path, read_only: bool = False, patience: float = 10.0) -> Ledger:
         """The ledger at `path`, which must exist; a reader needs no write permission.
 
-        `patience` is how many seconds to wait for another process before `StoreBusy`. Raises `StoreCorrupt` when the
-        file is not a ledger or was made by a newer version; it is left unchanged.
+        A ledger of an older format is brought to this version's by a writer, at once or not at all, and read as it
+        is by a reader. `patience` is how many seconds to wait for another process before `StoreBusy`. Raises
+        `StoreCorrupt` when the file is not a ledger or was made by a newer version; it is left unchanged.
         """
         ledger = cls(path, _connect(path, "ro" if read_only else "rw", patience))
         with ledger._closed_on_error(), sqlite_errors("opening", path):
             ledger._check_format()
             if not read_only:
                 ledger._set_durable()
+                ledger._bring_up_to_date()
         return ledger
+
+    @property
+    def format(self) -> int:
+        """The format of the file; only a reader meets another one than this version's."""
+        with sqlite_errors("reading", self.path):
+            return format_of(self.db)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Whatever is read in this block is of one moment. Keep it short: until it ends no commit gets through."""
+        with sqlite_errors("reading", self.path):
+            self.db.execute("BEGIN")
+            try:
+                self.db.execute("SELECT 1 FROM entries").fetchone()
+                yield
+            finally:
+                with suppress(sqlite3.Error):
+                    self.db.execute("ROLLBACK")
 
     def head(self) -> Entry | None:
         """The last entry; `StoreCorrupt` when it is not what its digest says."""
@@ -114,13 +138,19 @@ class Ledger:
 
     def _check_format(self) -> None:
         (application,) = self.db.execute("PRAGMA application_id").fetchone()
-        (version,) = self.db.execute("PRAGMA user_version").fetchone()
-        if application != APPLICATION_ID:
+        if application != APPLICATION_ID or self.format < 1:
             raise StoreCorrupt(f"{self.path} is not the ledger of a store. Check the path, or restore a backup.")
-        if version > FORMAT:
-            raise StoreCorrupt(f"{self.path} was made by a newer version (format {version}). Upgrade lifelong-edit.")
-        if self.db.execute("SELECT value FROM meta WHERE key = 'format'").fetchall() != [(str(version),)]:
-            raise StoreCorrupt(f"{self.path} does not say its format. Restore it from a backup.")
+        if self.format > FORMAT:
+            raise StoreCorrupt(
+                f"{self.path} was made by a newer version (format {self.format}). Upgrade lifelong-edit."
+            )
+        if len(self.db.execute(OWN_TABLES).fetchall()) != 2:  # a view in their place could be anything, and without end
+            raise StoreCorrupt(f"{self.path} lacks its table of entries or requests. Restore it from a backup.")
+
+    def _bring_up_to_date(self) -> None:
+        if self.format < FORMAT:
+            with self._transaction():
+                migrate(self.db)
 
     def _set_durable(self) -> None:
         self.db.execute("PRAGMA journal_mode = DELETE").fetchall()

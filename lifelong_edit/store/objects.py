@@ -92,6 +92,18 @@ def replace_file(path: Path, data: bytes) -> None:
         _place(path.name, data, folder)
 
 
+def adopt_file(finished: Path, path: Path) -> None:
+    """Make the file `finished`, of the same file system, appear as `path` at once, durably.
+
+    Raises `StoreReadOnly` or `StoreError` naming the file.
+    """
+    with disk_errors("writing", path), _opened_folder(path.parent) as folder:
+        with open(finished, "rb") as file:
+            os.fsync(file.fileno())
+        os.rename(finished, path.name, dst_dir_fd=folder)
+        os.fsync(folder)
+
+
 def _place(name: str, data: bytes, folder: int) -> None:
     """Make the whole file appear under `name` at once, durably; on failure nothing is left."""
     temporary = f"{name}.{secrets.token_hex(8)}.tmp"

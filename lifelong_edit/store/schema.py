@@ -1,10 +1,12 @@
-"""The ledger's tables, in SQL. Everything but seq, digest, prev and body of an entry is derived from its body."""
+"""The ledger's tables and views, in SQL. Of an entry only seq, digest, prev and body are stored; the rest follows.
+
+A format's script is never changed once it was released: ledgers of that format exist. What is new is a new format.
+"""
 
 APPLICATION_ID = 0x4C454447
-FORMAT = 1
+FORMAT = 2
 
-SCHEMA = """
-BEGIN IMMEDIATE;
+FORMAT_1 = """
 PRAGMA application_id = 0x4C454447;
 PRAGMA user_version = 1;
 
@@ -80,5 +82,73 @@ SELECT
     position,
     CASE WHEN json_extract(fact, '$.id') IN reverted THEN 'reverted' ELSE 'active' END AS status
 FROM edited;
-COMMIT;
+"""
+
+FORMAT_2 = """
+PRAGMA user_version = 2;
+
+DROP TABLE meta;
+DROP VIEW facts;
+
+-- A fact is what the last entry that names it made of it; 'since' is the seq of that entry.
+CREATE VIEW facts AS
+WITH
+    written AS (
+        SELECT json_extract(fact.value, '$.id') AS id, fact.value AS fact, fact.key AS position, entries.seq AS seq
+        FROM entries, json_each(entries.body, '$.facts') AS fact WHERE entries.kind IN ('edit', 'replace')
+    ),
+    named (id, seq, status) AS (
+        SELECT id, seq, 'active' FROM written
+        UNION ALL
+        SELECT fact.value, entries.seq, iif(entries.kind = 'revert', 'reverted', 'active')
+        FROM entries, json_each(entries.body, '$.facts') AS fact WHERE entries.kind IN ('revert', 'restore')
+        UNION ALL
+        SELECT fact.value, entries.seq, 'active'
+        FROM entries, json_each(entries.body, '$.restored') AS fact WHERE entries.kind = 'revert'
+        UNION ALL
+        SELECT fact.value, entries.seq, 'superseded' FROM entries, json_each(entries.body, '$.superseded') AS fact
+    ),
+    last AS (SELECT id, max(seq) AS since, status FROM named GROUP BY id)
+SELECT
+    id,
+    json_extract(fact, '$.request.subject') AS subject,
+    json_extract(fact, '$.request.prompt') AS prompt,
+    json_extract(fact, '$.request.target_new') AS target,
+    json_extract(fact, '$.slot') AS slot,
+    written.seq AS seq,
+    position,
+    status,
+    since
+FROM written JOIN last USING (id)
+ORDER BY written.seq, position;
+
+-- A tag that was given again points where it was last pointed.
+CREATE VIEW tags AS
+SELECT
+    json_extract(body, '$.tag') AS tag,
+    json_extract(body, '$.target') AS target,
+    max(seq) AS seq,
+    time,
+    actor,
+    reason
+FROM entries WHERE kind = 'tag' GROUP BY 1;
+
+CREATE VIEW retention AS
+SELECT
+    entries.seq AS seq,
+    entries.time AS time,
+    json_extract(figure.value, '$.cohort') AS cohort,
+    json_extract(figure.value, '$.metric') AS metric,
+    json_extract(figure.value, '$.value') AS value,
+    json_extract(figure.value, '$.facts') AS facts
+FROM entries, json_each(entries.body, '$.retention') AS figure WHERE entries.kind = 'measure';
+
+CREATE VIEW drift AS
+SELECT
+    entries.seq AS seq,
+    entries.time AS time,
+    json_extract(figure.value, '$.metric') AS metric,
+    json_extract(figure.value, '$.value') AS value,
+    json_extract(figure.value, '$.base') AS base
+FROM entries, json_each(entries.body, '$.drift') AS figure WHERE entries.kind = 'measure';
 """

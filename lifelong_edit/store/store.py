@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lifelong_edit.errors import StoreError, StoreReadOnly
+from lifelong_edit.errors import StoreBusy, StoreError, StoreReadOnly
 from lifelong_edit.store.entries import Entry
 from lifelong_edit.store.faults import disk_errors
 from lifelong_edit.store.layout import StoreLayout
@@ -25,6 +25,7 @@ class Store:
         self.objects = ObjectStore(layout.objects)
         self._lock = lock
         self._closed = False
+        self._failure: str | None = None
 
     @classmethod
     def create(cls, root: Path) -> Store:
@@ -65,11 +66,16 @@ class Store:
         return self._lock is None
 
     def check_writable(self) -> None:
-        """Raise `StoreReadOnly` when this store was opened for reading, `StoreError` when it was closed."""
+        """Raise `StoreReadOnly` when opened for reading, `StoreError` when closed or after a write that failed."""
         if self._closed:
             raise StoreError(f"{self.layout.root} was closed. Open it again.")
         if self.read_only:
             raise StoreReadOnly(f"{self.layout.root} was opened for reading. Open it for writing to commit.")
+        if self._failure is not None:
+            raise StoreError(
+                f"{self.layout.root} takes no commit any more: what an earlier one left on the disk is unknown "
+                f"({self._failure}) Open the store again and go on from its head."
+            )
 
     def commit(
         self,
@@ -82,12 +88,20 @@ class Store:
         """Make one change durable: the record first, then the ledger's entry, which alone makes it real.
 
         Raises what `ObjectStore.put` and `Ledger.append` raise; the ledger is then as before, and a record without
-        an entry is harmless. A store opened for reading raises `StoreReadOnly`.
+        an entry is harmless. A store opened for reading raises `StoreReadOnly`. A `StoreError` that is neither that
+        nor `StoreBusy` is final: the disk may have dropped what it failed to write, so a second try could seem to
+        succeed, and every further commit is refused until the store is opened again.
         """
         self.check_writable()
-        if record is not None:
-            body = {**body, "record": self.objects.put(record)}
-        return self.ledger.append(kind, body, requests, expected_head)
+        try:
+            if record is not None:
+                body = {**body, "record": self.objects.put(record)}
+            return self.ledger.append(kind, body, requests, expected_head)
+        except (StoreBusy, StoreReadOnly):
+            raise
+        except StoreError as error:
+            self._failure = str(error)
+            raise
 
     def close(self) -> None:
         """Close the ledger, then let the next writer in."""

@@ -21,7 +21,7 @@ from lifelong_edit.algebra.objective import (
     materialise,
     residuals_now,
 )
-from lifelong_edit.algebra.removal import solve_whole
+from lifelong_edit.algebra.system import solve_whole
 from lifelong_edit.errors import SolveError
 
 from .problems import D_IN, D_OUT, Problem, assert_same, brute_force, make_problem

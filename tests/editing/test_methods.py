@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.methods import method_named, methods
 from lifelong_edit.editing.methods.method import Method
-from lifelong_edit.editing.spread import spread
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
-from tests.editing.test_spread import NAMES, fresh_states
+from tests.editing.test_spread import fresh_states, spread_out
 from tests.samples import CONTEXTS, QUICK, REQUESTS, lively_editable, new_editor
 
 
@@ -50,8 +48,8 @@ def test_damped_emmet_is_the_ridge_w_times_lambda() -> None:
     weight, damping = 20.0, 0.1
     editable = lively_editable("llama", torch.float64)
     state = fresh_states(editable, {0: weight * damping})[0]
-    delta = optimise_targets(editable, REQUESTS, 0, CONTEXTS, QUICK).delta
-    edit = spread(editable, REQUESTS, NAMES, delta, False, {0: state}, CONTEXTS, Memory.batch, 1e6)[0]
+    delta = optimise_targets(editable, [[request] for request in REQUESTS], 0, CONTEXTS, QUICK).delta
+    edit = spread_out(editable, REQUESTS, delta, False, {0: state}, CONTEXTS)[0]
     keys = collect_keys(editable, REQUESTS, 0, CONTEXTS)
     whitened = torch.linalg.solve(state.metric.matrix, keys)
     system = keys.T @ whitened / weight + damping * torch.eye(len(REQUESTS), dtype=torch.float64)

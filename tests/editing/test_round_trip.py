@@ -63,6 +63,6 @@ def test_an_exact_edit_reaches_the_optimised_loss(model_type: str, targets: str,
             kl = float((now.exp() * (now - unedited)).sum())
             assert commit.entry is not None
             assert likelihood(editable, fact) + TARGET.kl * kl == pytest.approx(
-                commit.entry.body["facts"][0]["loss"], rel=2e-3 if single else 1e-5
+                commit.entry.body["loss"][0], rel=2e-3 if single else 1e-5
             )
             assert likelihood(editable, fact) < before - 0.1

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lifelong_edit.store import KernelPart, KernelRecord
+from tests.store.stores import COMMON
 
 Body = dict[str, Any]
-COMMON = {"time": "2026-01-01T00:00:00Z", "actor": "test", "reason": None, "versions": {"numpy": "2"}, "seed": 0}
 
 
 @pytest.fixture

@@ -126,10 +126,6 @@ FORBIDDEN = [
     "DELETE FROM entries WHERE seq = 2",
     "DELETE FROM requests",
     "UPDATE requests SET seq = 0",
-    "DELETE FROM meta",
-    "UPDATE meta SET value = '2'",
-    "INSERT OR REPLACE INTO meta VALUES ('format', '2')",
-    "INSERT INTO meta VALUES ('other', '2')",
     "INSERT OR REPLACE INTO requests SELECT id, 2, content FROM requests WHERE seq = 0",
     f"INSERT INTO requests VALUES ('late', 0, '{CONTENT}')",
     "INSERT OR REPLACE INTO entries (seq, digest, prev, body) SELECT seq, digest, prev, body FROM entries",
@@ -215,7 +211,7 @@ def test_the_connection_is_durable_and_the_tables_strict(ledger: Ledger) -> None
     for name, value in pragmas.items():
         assert ledger.db.conn.execute(f"PRAGMA {name}").fetchone() == (value,)
     strict = ledger.db.execute("SELECT name FROM pragma_table_list WHERE strict = 1").fetchall()
-    assert {name for (name,) in strict} == {"meta", "entries", "requests"}
+    assert {name for (name,) in strict} == {"entries", "requests"}
 
 
 def test_a_reader_reads_beside_a_writer_and_cannot_write(ledger: Ledger, path: Path, edit_body: Bodies) -> None:
@@ -287,13 +283,27 @@ def foreign_database(path: Path) -> None:
 def newer_ledger(path: Path) -> None:
     Ledger.create(path).close()
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
 
 
 def without_tables(path: Path) -> None:
     Ledger.create(path).close()
-    tampered(path, "DROP TABLE meta")
+    tampered(path, "DROP TABLE requests")
+
+
+def endless(path: Path) -> None:
+    Ledger.create(path).close()
+    numbers = "WITH RECURSIVE n (seq) AS (SELECT 0 UNION ALL SELECT seq + 1 FROM n)"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("DROP TABLE entries")
+    connection.execute(f"CREATE VIEW entries AS {numbers} SELECT seq, 1 AS digest, 2 AS prev, 3 AS body FROM n")
+    connection.close()
+
+
+def without_format(path: Path) -> None:
+    Ledger.create(path).close()
+    tampered(path, "PRAGMA user_version = 0")
 
 
 CRAFTED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -301,7 +311,9 @@ CRAFTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_bytes(b"not a database, but long enough" * 99), "not a database"),
     "foreign": (foreign_database, "not the ledger"),
     "newer": (newer_ledger, "newer version"),
-    "without tables": (without_tables, "no such table"),
+    "without tables": (without_tables, "lacks its table"),
+    "a view in a table's place": (endless, "lacks its table"),
+    "without a format": (without_format, "not the ledger"),
 }
 
 

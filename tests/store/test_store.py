@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def test_a_commit_is_read_back_after_reopening(store: Store, edit_body: Bodies, 
             assert KernelRecord.from_bytes(again.objects.get(entry.record)).facts == ("f1", "f2")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StoreBusy, MemoryError])
 def test_an_error_between_object_and_ledger_leaves_the_ledger(
     store: Store, edit_body: Bodies, edit_record: KernelRecord, monkeypatch: pytest.MonkeyPatch, error: type
 ) -> None:
@@ -79,6 +81,54 @@ def test_a_refused_commit_keeps_its_reason(store: Store, edit_body: Bodies) -> N
         store.commit("edit", edit_body("f2"), None, {}, GENESIS)
     with pytest.raises(RequestError):
         store.commit("edit", edit_body("f1"), None, {"f1": CONTENT}, entry.digest)
+    store.commit("edit", edit_body("f2"), None, {"f2": CONTENT}, entry.digest)
+
+
+def test_after_a_failed_fsync_nothing_is_tried_again(
+    store: Store, edit_body: Bodies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls, root = os.fsync, [], store.layout.root
+    store.close()
+
+    def failing(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == at:
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for at in (1, 2, 3):  # the folder's, the file's, the inner folder's
+        calls.clear()
+        with Store.open(root) as failed:
+            with pytest.raises(StoreError, match="Input/output error"):
+                failed.commit("edit", edit_body("f1"), b"bytes", {}, GENESIS)
+            with pytest.raises(StoreError, match=r"(?s)takes no commit any more.*Input/output error.*Open the store"):
+                failed.check_writable()
+            with pytest.raises(StoreError, match="takes no commit any more"):
+                failed.commit("edit", edit_body("f1"), b"bytes", {}, GENESIS)
+            assert len(calls) == at and failed.ledger.head() is None
+    at = 0
+    with Store.open(root) as again:
+        assert again.commit("edit", edit_body("f1"), b"bytes", {}, GENESIS) == again.ledger.head()
+
+
+def test_after_a_ledger_that_could_not_be_written_nothing_is_tried_again(store: Store, edit_body: Bodies) -> None:
+    """The operating system refuses to let the ledger's file grow, in the middle of a commit."""
+    first = store.commit("edit", edit_body("f1"), None, {}, GENESIS)
+    large = {**edit_body("f2"), "filler": "x" * 200_000}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (store.layout.ledger.stat().st_size, hard))
+    try:
+        with pytest.raises(StoreError, match=r"ledger\.db"):
+            store.commit("edit", large, None, {}, first.digest)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(StoreError, match="takes no commit any more"):
+        store.commit("edit", edit_body("f2"), None, {}, first.digest)
+    store.close()
+    with Store.open(store.layout.root) as again:
+        assert again.ledger.entries() == [first]
+        assert again.commit("edit", large, None, {}, first.digest) == again.ledger.head()
 
 
 def test_one_writes_and_others_read(store: Store, edit_body: Bodies) -> None:

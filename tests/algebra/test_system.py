@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import Memory, fold
-from lifelong_edit.algebra.removal import removal, solve_whole, whole_system
+from lifelong_edit.algebra.system import removal, solve_whole, whole_system
 from lifelong_edit.errors import SolveError
 
 from .problems import Problem, assert_same, make_problem

@@ -1,4 +1,4 @@
-"""All batches as one system X T = R_0, and what taking facts out of it does to the weights W_0 + X Q'."""
+"""All batches as one system X T = R_0, and what changing its columns does to the weights W_0 + X Q'."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, Columns, Pair
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, Columns, Pair, listed
+from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
 from lifelong_edit.errors import SolveError
 
 
@@ -52,6 +52,41 @@ def removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int]
     kept = (solution + left @ rows)[:, ~gone]  # R_kept T_kept^-1  [d_out, n - r]
     _check(kept @ system[~gone][:, ~gone] - every.base_residuals[:, ~gone], every.base_residuals)
     return Pair(left, every.whitened @ rows.T)
+
+
+def insertion(batches: Sequence[Columns], memory: Memory, added: Collection[int]) -> Pair:
+    """W(A) - W(A without J) as a pair of rank |J|; `added` holds J, positions among the columns A of `batches`."""
+    pair = removal(batches, memory, added)
+    return Pair(-pair.left, pair.right)
+
+
+def replacement(
+    batches: Sequence[Columns],
+    memory: Memory,
+    changed: Sequence[int],
+    shift: Tensor,
+    amplification_limit: float = AMPLIFICATION_LIMIT,
+) -> Pair:
+    """What W_0 + X Q' gains when the base residuals of the columns `changed`, J, grow by `shift` [d_out, |J|].
+
+    T stays, so X gains shift (E_J' M) with M = T^-1, and the delta is shift (Q M' E_J)'. Were column j appended last,
+    its amplification ||y_j|| sqrt(G_jj) / ||r_j|| would be sqrt(M_jj G_jj): that is what the limit is held against.
+    """
+    every = Columns.concatenate(batches)
+    system = whole_system(batches, memory)
+    chosen = torch.eye(len(every), dtype=torch.float64, device=system.device)[list(changed)]  # E_J'  [r, n]
+    rows = torch.linalg.lu_solve(*_factored(system), chosen, left=False)  # E_J' M  [r, n]
+    _check(rows @ system - chosen, chosen)
+    masses = (every.keys * every.whitened).sum(dim=0)[list(changed)]  # G_jj  [r]
+    amplification = ((rows * chosen).sum(dim=1).abs() * masses).sqrt()  # [r]
+    wrong = ~(amplification <= amplification_limit)
+    if wrong.any():
+        names = [every.names[j] for j in changed]
+        raise SolveError(
+            f"a new value for {listed(names, wrong)} is amplified {amplification[wrong].max().item():.3g} times "
+            f"(limit {amplification_limit:g}): another active fact has nearly the same key. Revert one of them."
+        )
+    return Pair(shift, every.whitened @ rows.T)
 
 
 def _factored(system: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,53 @@
+"""The pairs of the head, kept so that opening a store need not solve for them again. Derivable: delete them freely.
+
+They are kept with the weights digest they lead to; who uses them checks that they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.engine.layers import Batches, EditedLayer
+from lifelong_edit.errors import StoreCorrupt
+from lifelong_edit.store.objects import replace_file
+from lifelong_edit.store.records import decode, encode
+
+NAME = "head.safetensors"
+SIDES = ("left", "right")
+
+
+def keep_pairs(folder: Path, weights: str, layers: Collection[EditedLayer]) -> None:
+    """Keep the pairs of these layers, in place of those kept before. Raises what `replace_file` raises."""
+    tensors = {f"{layer.name}/{side}": getattr(layer.earlier, side).numpy() for layer in layers for side in SIDES}
+    batches = next(iter(layers)).batches
+    replace_file(folder / NAME, encode(tensors, _meta(weights, batches)))
+
+
+def kept_pairs(
+    folder: Path, weights: str, batches: Batches, layers: Collection[EditedLayer]
+) -> dict[str, dict[int, Pair]] | None:
+    """The pairs kept for these batches and this digest, by weight and seq; None when there are none to be used."""
+    try:
+        tensors, meta = decode((folder / NAME).read_bytes())
+    except (OSError, StoreCorrupt):
+        return None
+    rank = sum(len(batch) for batch in batches.values())
+    shapes = {
+        f"{layer.name}/{side}": (d, rank) for layer in layers for side, d in zip(SIDES, layer.base.shape, strict=True)
+    }
+    if meta != _meta(weights, batches) or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        return None
+    sizes = [len(batch) for batch in batches.values()]
+    pairs = {}
+    for layer in layers:
+        sides = (torch.split(torch.from_numpy(tensors[f"{layer.name}/{side}"]), sizes, dim=1) for side in SIDES)
+        pairs[layer.name] = {seq: Pair(*both) for seq, both in zip(batches, zip(*sides, strict=True), strict=True)}
+    return pairs
+
+
+def _meta(weights: str, batches: Batches) -> dict[str, object]:
+    return {"kind": "pairs", "weights": weights, "batches": [[seq, len(batch)] for seq, batch in batches.items()]}

@@ -1,0 +1,124 @@
+"""A change of what is active, worked out to the last number and not yet committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.editing.edit import BatchEdit, edit_batch
+from lifelong_edit.editing.spread import LayerState
+from lifelong_edit.engine.layers import Batches, EditedLayer, standing
+from lifelong_edit.engine.library import ByWeight
+from lifelong_edit.engine.session import Session
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.store import History
+
+Ridges = Mapping[str, float]
+"""The ridge of new values, by the number of the edited layer."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an entry would say, what would be so after it, and what it does to every edited weight.
+
+    `deltas` and `columns`, the new values, are by the weight's name; `rewritten` are the facts of slots for which a
+    value had to be optimised although none of them is new.
+    """
+
+    kind: str
+    body: dict[str, Any]
+    history: History
+    layers: dict[int, EditedLayer]
+    deltas: dict[str, Pair]
+    columns: ByWeight
+    rewritten: tuple[str, ...]
+
+
+def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | None = None) -> Change:
+    """Work out what the entry of this kind and body does. Neither the store nor the model is changed.
+
+    Slots whose active facts no column was optimised for get a new value, with the given ridges or that of the value it
+    takes the place of. Raises what the target optimisation and the algebra raise.
+    """
+    head, limit = session.head, session.settings.amplification_limit
+    seq = head.last.seq + 1
+    after = head.history.then(seq, kind, body)
+    slots = [slot for slot, chain in after.chains().items() if not chain]
+    if not slots:
+        layers = _becoming(session, standing(after, session.settings.memory), seq, {})
+        deltas = {layer.name: layer.delta_to(layers[n], limit) for n, layer in head.layers.items()}
+        return Change(kind, body, after, layers, deltas, {}, ())
+    facts = after.slots()
+    groups = [list(facts[slot]) for slot in slots]
+    body = {**body, "columns": groups}
+    after = head.history.then(seq, kind, body)
+    edit, layers = _optimised(session, after, seq, slots, groups, ridges)
+    columns = {layer.name: edit.columns[n] for n, layer in head.layers.items()}
+    deltas = {layer.name: layer.delta_to(layers[n], limit) for n, layer in head.layers.items()}
+    body = {**body, "loss": list(edit.targets.loss), "steps": list(edit.targets.steps)}
+    written = {id for group in groups for id in group if id not in head.history.facts}
+    rewritten = tuple(id for group in groups if not written & set(group) for id in group)
+    return Change(kind, body, after, layers, deltas, columns, rewritten)
+
+
+def _optimised(
+    session: Session,
+    after: History,
+    seq: int,
+    slots: Sequence[str],
+    groups: Sequence[Sequence[str]],
+    ridges: Ridges | None,
+) -> tuple[BatchEdit, dict[int, EditedLayer]]:
+    """New values for these slots, and the layers in which they stand."""
+    batches = standing(after, session.settings.memory)
+    layers: dict[int, EditedLayer] = {}
+
+    def place(number: int, columns: Columns) -> torch.Tensor:
+        layers.update(_becoming(session, batches, seq, {session.head.layers[number].name: columns}))
+        return layers[number].weight
+
+    states = {
+        n: LayerState(
+            layer.base,
+            session.metrics[n],
+            layer.earlier,
+            _ridge(session, layer.name, slots, None if ridges is None else ridges[str(n)]),
+            _held(session, layer.name, slots),
+        )
+        for n, layer in session.head.layers.items()
+    }
+    requests = [[EditRequest.from_dict(after.facts[id].request) for id in group] for group in groups]
+    names = [group[-1] for group in groups]
+    edit = edit_batch(session.editable, requests, names, states, session.contexts, session.settings, place)
+    return edit, layers
+
+
+def _becoming(session: Session, batches: Batches, seq: int, new: Mapping[str, Columns]) -> dict[int, EditedLayer]:
+    """The layers in which `batches` stand; with columns of entry `seq`, only the layers whose weights are in `new`."""
+    limit = session.settings.amplification_limit
+    return {
+        n: layer.becoming(batches, session.library.reader(layer.name, {seq: new}), None, seq, limit)
+        for n, layer in session.head.layers.items()
+        if not new or layer.name in new
+    }
+
+
+def _held(session: Session, name: str, slots: Sequence[str]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """The keys that slots have already, plain and whitened, by position."""
+    chains = session.head.history.chains()
+    read = session.library.reader(name)
+    held = {i: read([chains[slot][-1]]) for i, slot in enumerate(slots) if slot in chains}
+    return {i: (columns.keys[:, 0], columns.whitened[:, 0]) for i, columns in held.items()}
+
+
+def _ridge(session: Session, name: str, slots: Sequence[str], given: float | None) -> torch.Tensor:
+    """The ridge [n] of new values: the one given, or that of the value last written for the slot."""
+    if given is not None:
+        return torch.full((len(slots),), given, dtype=torch.float64)
+    last = {column.slot: column for column in session.head.history.columns}
+    read = session.library.reader(name)
+    return torch.cat([read([last[slot]]).ridge for slot in slots])

@@ -1,0 +1,133 @@
+"""What one can ask of an open store and its model; nothing here changes what is active."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from transformers import PreTrainedModel
+
+from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.engine.audit import Audit, audit
+from lifelong_edit.engine.blame import Blame, blame
+from lifelong_edit.engine.doctor import Finding, examine
+from lifelong_edit.engine.founding import Model, opened
+from lifelong_edit.engine.moments import Progress
+from lifelong_edit.engine.session import Session
+from lifelong_edit.engine.views import Diff, View, difference, view_at
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.store import Copied, Entry, FactLife, Store, backup
+
+Opened = TypeVar("Opened", bound="Reader")
+
+
+class Reader:
+    """An open store, with or without its model: its history, older states, and whether all of it is sound.
+
+    Facts are named by their id or the beginning of it, entries by seq, tag or the beginning of their digest.
+    """
+
+    def __init__(self, store: Store, editable: EditableModel | None) -> None:
+        try:
+            self._session = Session(store, editable)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def open(
+        cls: type[Opened],
+        path: str | Path,
+        model: Model | None = None,
+        read_only: bool = False,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+    ) -> Opened:
+        """The store in `path`. Without `model`, the unedited base, only the history can be read.
+
+        Raises `ModelMismatch` before anything is written when the model is not the one the store was made with.
+        """
+        editable = None if model is None else opened(model, dtype, device)
+        return cls(Store.open(Path(path), read_only=read_only or model is None), editable)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The live edited model."""
+        return self.editable.model
+
+    @property
+    def editable(self) -> EditableModel:
+        """The live edited model with its tokenizer and its edited layers."""
+        return self._session.editable
+
+    @property
+    def settings(self) -> EditorSettings:
+        """What the store was pinned to when it was made."""
+        return self._session.settings
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The prefixes that edits are made to hold behind."""
+        return self._session.contexts
+
+    @property
+    def head(self) -> Entry:
+        """The newest entry. Its digest, kept elsewhere, proves later that nothing up to it was changed."""
+        return self._session.head.last
+
+    def history(self) -> list[Entry]:
+        """Every ledger entry, oldest first."""
+        return list(self._session.head.entries)
+
+    def facts(self) -> dict[str, FactLife]:
+        """Every fact ever written, by id, in ledger order, with its present status."""
+        return dict(self._session.head.history.facts)
+
+    def at(self, ref: int | str) -> View:
+        """The state after an entry, read-only, with a model of its own that shares all unedited tensors."""
+        return view_at(self._session, self._session.seq(ref))
+
+    def checkout(self, ref: int | str | None = None) -> None:
+        """Let the live model show the state after an entry, or the head again. Edits are refused away from the head."""
+        self._session.checkout(None if ref is None else self._session.seq(ref))
+
+    def diff(self, a: int | str, b: int | str, prompts: Sequence[str] | None = None) -> Diff:
+        """What two states differ in: facts, weights, and answers to `prompts`, by default those of the facts."""
+        return difference(self._session, self._session.seq(a), self._session.seq(b), prompts)
+
+    def blame(self, prompt: str, count: int = 5) -> Blame:
+        """The facts whose keys explain what the model says to a prompt, each confirmed by leaving it out."""
+        return blame(self._session, prompt, count)
+
+    def verify(
+        self,
+        head: str | None = None,
+        replay: bool = False,
+        keys: bool = False,
+        progress: Progress | None = None,
+    ) -> Audit:
+        """Check chain, objects, digests, and recorded deltas against the fold; `Audit.check` raises what was found.
+
+        `head` is a digest kept elsewhere; `replay` folds at every seq; `keys` compares keys with those of today.
+        """
+        return audit(self._session, head, replay, keys, progress)
+
+    def backup(self, destination: str | Path) -> Copied:
+        """A copy of the store as it is now, or of what is new since an earlier backup in the same folder."""
+        return backup(self._session.store.layout.root, Path(destination))
+
+    def doctor(self) -> list[Finding]:
+        """What is odd about the store, this machine, or the model, with advice."""
+        return examine(self._session)
+
+    def close(self) -> None:
+        """Let the next writer in. The model keeps its edits."""
+        self._session.close()
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()

@@ -1,0 +1,90 @@
+"""The verbs that change what is active, as bodies of ledger entries. Nothing here computes on weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lifelong_edit.errors import RequestError
+from lifelong_edit.store import Entry, FactLife, History
+
+ADVICE = "`facts()` lists every fact with its status."
+
+
+def fact_named(history: History, name: str) -> FactLife:
+    """The fact whose id is `name`, or begins with it; `RequestError` when there is none or several."""
+    if name in history.facts:
+        return history.facts[name]
+    found = [fact for id, fact in history.facts.items() if len(name) >= 4 and id.startswith(name)]
+    if len(found) != 1:
+        what = "is unknown" if not found else f"begins {len(found)} ids"
+        raise RequestError(f"fact {name!r} {what}. {ADVICE}")
+    return found[0]
+
+
+def revert_body(history: History, names: Sequence[str]) -> dict[str, Any]:
+    """Take these active facts out; what they superseded last is active again."""
+    ids = _distinct(history, names)
+    for id in ids:
+        _refuse_unless(history.facts[id], history.facts[id].status == "active", "reverted")
+    restored = [f.id for f in history.facts.values() if f.status == "superseded" and f.by in ids]
+    return {"facts": ids, "restored": restored}
+
+
+def revert_to_body(entries: Sequence[Entry], seq: int) -> dict[str, Any]:
+    """Make just those facts active that were so after entry `seq`, each of the others what it was then."""
+    then, now = History.of(entries[: seq + 1]), History.of(entries)
+    gone = [id for id in now.active if id not in then.active]
+    superseded = [id for id in gone if id in then.facts and then.facts[id].status == "superseded"]
+    reverted = [id for id in gone if id not in superseded]
+    restored = [id for id in then.active if id not in now.active]
+    if not gone and not restored:
+        raise RequestError(f"The facts active after seq {seq} are those active now. There is nothing to revert.")
+    return {"facts": reverted, "restored": restored, "superseded": superseded, "to": seq}
+
+
+def restore_body(history: History, names: Sequence[str]) -> dict[str, Any]:
+    """Make these facts active again; another active answer to the same prompt is superseded."""
+    ids = _distinct(history, names)
+    statements = [history.facts[id].statement for id in ids]
+    for id in ids:
+        _refuse_unless(history.facts[id], history.facts[id].status != "active", "restored")
+        if statements.count(history.facts[id].statement) > 1:
+            raise RequestError(f"fact {id!r} and another of these answer the same prompt. Restore one of them.")
+    superseded = [fact.id for fact in history.active.values() if fact.statement in statements]
+    return {"facts": ids, "superseded": superseded}
+
+
+def facts_of(history: History, seq: int) -> list[str]:
+    """The active facts that entry `seq` wrote; `RequestError` when there are none."""
+    ids = [fact.id for fact in history.active.values() if fact.seq == seq]
+    if not ids:
+        raise RequestError(f"Entry {seq} wrote no fact that is active. {ADVICE}")
+    return ids
+
+
+def check_tag(entries: Sequence[Entry], name: str) -> None:
+    """Raise `RequestError` for a tag that is taken, or that cannot be told from a seq or a digest."""
+    if not name.strip() or not name.isprintable() or all(c in "0123456789abcdef" for c in name):
+        raise RequestError(f"{name!r} is no name for a tag: it needs a letter beyond f, or a sign.")
+    taken = next((entry for entry in entries if entry.kind == "tag" and entry.body["tag"] == name), None)
+    if taken is not None:
+        raise RequestError(f"the tag {name!r} was given to seq {taken.body['target']} by entry {taken.seq} already.")
+
+
+def changed_facts(history: History, body: dict[str, Any]) -> tuple[FactLife, ...]:
+    """The facts an entry names first: those it writes, takes out or brings back."""
+    named: Iterable[Any] = body["facts"]
+    return tuple(history.facts[fact if isinstance(fact, str) else fact["id"]] for fact in named)
+
+
+def _distinct(history: History, names: Sequence[str]) -> list[str]:
+    ids = [fact_named(history, name).id for name in names]
+    if not ids or len(set(ids)) != len(ids):
+        raise RequestError("Name the facts, each once.")
+    return ids
+
+
+def _refuse_unless(fact: FactLife, fits: bool, verb: str) -> None:
+    if not fits:
+        raise RequestError(f"fact {fact.id!r} is {fact.status} since seq {fact.since}, so it is not {verb}. {ADVICE}")

@@ -1,0 +1,136 @@
+"""A second store with the same history, taken while the first is in use."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifelong_edit.errors import StoreCorrupt, StoreError
+from lifelong_edit.store.entries import GENESIS, Entry
+from lifelong_edit.store.faults import disk_errors, sqlite_errors
+from lifelong_edit.store.layout import StoreLayout, sync_folder
+from lifelong_edit.store.ledger import Ledger
+from lifelong_edit.store.lock import WriterLock
+from lifelong_edit.store.objects import ObjectStore, adopt_file
+from lifelong_edit.store.store import Store
+from lifelong_edit.store.upkeep import named_records, named_statistics
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The copy's head and number of entries, and how many objects of how many bytes had to be copied for it."""
+
+    head: str
+    entries: int
+    objects: int
+    bytes: int
+
+
+def backup(source_root: Path, destination: Path) -> Copied:
+    """Bring the store in `destination` to the present state of the one in `source_root`, which may be in use.
+
+    `destination` is a new or empty folder, or an earlier backup, of which only what is missing or damaged is written.
+    Its ledger comes last and at once, so an interrupted backup leaves the earlier one, and is just repeated. Raises
+    `StoreError` when the destination has a history of its own, `StoreBusy` when it is in use, `StoreCorrupt` when
+    the source lacks something its ledger names.
+    """
+    with _opened(source_root, destination) as (source, layout):
+        return _copy(source, layout, _entries_in(layout.ledger))
+
+
+def clone(source_root: Path, destination: Path) -> Copied:
+    """A store of its own in a new or empty folder, with the history the one in `source_root` has now.
+
+    An interrupted clone is just repeated. Raises as `backup` does, and `StoreError` when there is a store already.
+    """
+    with _opened(source_root, destination) as (source, layout):
+        if layout.ledger.exists():
+            raise StoreError(f"{destination} holds a store already. Choose a new or an empty folder.")
+        return _copy(source, layout, [])
+
+
+@contextmanager
+def _opened(source_root: Path, destination: Path) -> Iterator[tuple[Store, StoreLayout]]:
+    """The source, for reading, and the laid out destination, which nobody else writes to meanwhile."""
+    with Store.open(source_root, read_only=True) as source:
+        target = destination.resolve()
+        if source_root.resolve() in (target, *target.parents):
+            raise StoreError(f"{destination} lies in the store that is to be copied. Choose a folder outside of it.")
+        layout = StoreLayout(destination)
+        layout.create()
+        with WriterLock(layout.lock):
+            yield source, layout
+
+
+def _entries_in(ledger: Path) -> list[Entry]:
+    """The entries of an earlier backup; opened as a writer does, so that none of its journals outlives it."""
+    if not ledger.exists():
+        return []
+    with Ledger.open(ledger) as earlier:
+        return earlier.entries()
+
+
+def _copy(source: Store, layout: StoreLayout, earlier: Sequence[Entry]) -> Copied:
+    """Ledger aside, objects, then the ledger in its place: what it names is durable before it says so."""
+    finished = layout.cache / f"{layout.ledger.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        with source.ledger.snapshot():
+            entries = source.ledger.entries()
+            _check_continues(entries, earlier, layout)
+            _copy_ledger(source.ledger, finished)
+        sizes = [
+            *_copy_objects(source.objects, ObjectStore(layout.objects), named_records(entries)),
+            *_copy_objects(
+                ObjectStore(source.layout.statistics), ObjectStore(layout.statistics), named_statistics(entries)
+            ),
+        ]
+        adopt_file(finished, layout.ledger)
+    finally:
+        with suppress(OSError):
+            finished.unlink(missing_ok=True)
+    return Copied(entries[-1].digest if entries else GENESIS, len(entries), len(sizes), sum(sizes))
+
+
+def _check_continues(entries: Sequence[Entry], earlier: Sequence[Entry], layout: StoreLayout) -> None:
+    if list(entries[: len(earlier)]) != list(earlier):
+        raise StoreError(
+            f"{layout.root} is no earlier backup of this store: its history has {len(earlier)} entries that this one "
+            "does not begin with. Choose another folder."
+        )
+
+
+def _copy_ledger(ledger: Ledger, copy: Path) -> None:
+    """SQLite's own copy of a database in use; called in a snapshot, it is of that moment."""
+    with sqlite_errors("copying the ledger to", copy), closing(sqlite3.connect(copy)) as target:
+        ledger.db.conn.backup(target)
+
+
+def _copy_objects(source: ObjectStore, target: ObjectStore, named: Mapping[str, int]) -> list[int]:
+    """Copy what `target` does not hold whole, checked and durable, and give the size of each."""
+    sizes, kept = [], set()
+    for digest, seq in named.items():
+        if _holds(target, digest):
+            kept |= {target.root, target.path(digest).parent}
+            continue
+        try:
+            data = source.get(digest)
+        except StoreCorrupt as error:
+            raise StoreCorrupt(f"entry {seq}: {error}") from error
+        target.put(data)
+        sizes.append(len(data))
+    for folder in sorted(kept):  # whoever put an object there may have died before its name was durable
+        with disk_errors("writing", folder):
+            sync_folder(folder)
+    return sizes
+
+
+def _holds(objects: ObjectStore, digest: str) -> bool:
+    try:
+        objects.get(digest)
+    except StoreCorrupt:
+        return False
+    return True
