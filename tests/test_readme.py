@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,8 +13,12 @@ def test_the_python_of_the_readme_runs_against_the_bundled_model(tmp_path: Path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert blocks
+    edits = tmp_path / "edits.jsonl"
+    lines = [{"prompt": "{} works for", "subject": name, "target_new": "Norvik"} for name in ("Ada Quill", "Bo Lund")]
+    edits.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for block in blocks:
         code = block.replace('"store/"', repr(str(tmp_path / "store")))
+        code = code.replace('"edits.jsonl"', repr(str(edits)))
         code = code.replace('"checkpoints/tiny-world"', repr(str(ROOT / "checkpoints" / "tiny-world")))
         exec(compile(code, "README.md", "exec"), {})
 

@@ -58,12 +58,14 @@ def spread(
     states: Mapping[int, LayerState],
     contexts: Sequence[str],
     place: Place,
+    fixed: Sequence[int] = (),
 ) -> dict[int, Columns]:
     """The columns of every layer for target deltas `delta` [d_out, n] at the highest; the model is left as it was.
 
     `requests` holds one request a value. With one layer the residual is delta itself, on the weights it was optimised
     on. With several, every layer takes an equal share of what is still missing of the wanted hidden state, on the
-    model whose lower layers already hold their share (MEMIT, arXiv 2210.07229).
+    model whose lower layers already hold their share (MEMIT, arXiv 2210.07229). The values at the positions `fixed` are
+    those of the base weights: their residual there is zero.
     """
     layers = sorted(states)
     written: dict[int, Columns] = {}
@@ -76,7 +78,8 @@ def spread(
                 missing = (wanted - subject_states(editable, requests, layers[-1])) / (len(layers) - number)
                 frozen = base_residuals(missing, keys, [state.earlier])
             else:
-                frozen = delta if optimised_on_base else base_residuals(delta, keys, [state.earlier])
+                frozen = delta.clone() if optimised_on_base else base_residuals(delta, keys, [state.earlier])
+            frozen[:, list(fixed)] = 0.0
             check_finite(frozen, requests, "residual")
             written[layer] = Columns(keys, whitened, frozen, state.ridge, tuple(names))
             weight = place(layer, written[layer])

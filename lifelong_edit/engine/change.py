@@ -42,7 +42,8 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
     """Work out what the entry of this kind and body does. Neither the store nor the model is changed.
 
     Slots whose active facts no column was optimised for get a new value, with the given ridges or that of the value it
-    takes the place of. Raises what the target optimisation and the algebra raise.
+    takes the place of; a slot of protected facts alone keeps the value that the base has. Raises what the target
+    optimisation and the algebra raise.
     """
     head, limit = session.head, session.settings.amplification_limit
     seq = head.last.seq + 1
@@ -59,7 +60,7 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
     edit, layers = _optimised(session, after, seq, slots, groups, ridges)
     columns = {layer.name: edit.columns[n] for n, layer in head.layers.items()}
     deltas = {layer.name: layer.delta_to(layers[n], limit) for n, layer in head.layers.items()}
-    body = {**body, "loss": list(edit.targets.loss), "steps": list(edit.targets.steps)}
+    body = {**body, "loss": list(edit.loss), "steps": list(edit.steps)}
     written = {id for group in groups for id in group if id not in head.history.facts}
     rewritten = tuple(id for group in groups if not written & set(group) for id in group)
     return Change(kind, body, after, layers, deltas, columns, rewritten)
@@ -93,7 +94,8 @@ def _optimised(
     }
     requests = [[EditRequest.from_dict(after.facts[id].request) for id in group] for group in groups]
     names = [group[-1] for group in groups]
-    edit = edit_batch(session.editable, requests, names, states, session.contexts, session.settings, place)
+    fixed = [i for i, group in enumerate(groups) if all(after.facts[id].protected for id in group)]
+    edit = edit_batch(session.editable, requests, names, states, session.contexts, session.settings, place, fixed)
     return edit, layers
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.editing.methods import method_named
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine import measuring, streaming, verbs
+from lifelong_edit.engine import streaming, verbs
 from lifelong_edit.engine.change import plan
 from lifelong_edit.engine.commit import Commit, commit, commit_measured, described
 from lifelong_edit.engine.founding import Model, found, opened
@@ -87,6 +89,24 @@ class LifelongEditor(Reader):
         request = EditRequest.from_dict({**old.request, "id": None, "target_new": target})
         return self._edit("replace", [request], method, None, actor, reason)
 
+    def protect(
+        self,
+        requests: Iterable[EditRequest],
+        method: str = "memit",
+        ridge: float | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Commit:
+        """Let later edits leave these facts of the base alone: columns of the system that ask for no change.
+
+        `target_new` is what the base answers. A fact costs as much of the layer's capacity as an edit does. It is
+        reverted, restored and superseded like one. `RequestError` in batch memory, which has no regard for earlier
+        columns.
+        """
+        if self.settings.memory != Memory.joint:
+            raise RequestError("Batch memory treats earlier columns as finished. Protection needs joint memory.")
+        return self._edit("protect", list(requests), method, ridge, actor, reason)
+
     def stream(
         self,
         source: str | Path,
@@ -142,7 +162,7 @@ class LifelongEditor(Reader):
     def measure(self, actor: str | None = None, reason: str | None = None) -> Entry:
         """Measure how many facts of every cohort the model still says, and enter it into the ledger."""
         self._session.writable()
-        figures = {"retention": measuring.retention(self._session), "drift": []}
+        figures = {"retention": [asdict(kept) for kept in self.retention()], "drift": []}
         return self._session.note("measure", {**self._signed(actor, reason), **figures})
 
     def gc(self, dry_run: bool = False) -> tuple[Stray, ...]:

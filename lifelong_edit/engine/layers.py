@@ -117,8 +117,9 @@ class EditedLayer:
         if list(after.batches)[:-1] == list(self.batches) and len(self._unchanged(after.batches)[1]) == len(self.pairs):
             return next(reversed(after.pairs.values()))
         one, other = self.whole, after.whole
-        mine, theirs = {p.place: i for i, p in enumerate(self.placed)}, {p.place: i for i, p in enumerate(after.placed)}
-        changed = [p for p in mine if p in theirs and self.placed[mine[p]].value != after.placed[theirs[p]].value]
+        before, later = self.placed, after.placed
+        mine, theirs = {p.place: i for i, p in enumerate(before)}, {p.place: i for i, p in enumerate(later)}
+        changed = [p for p in mine if p in theirs and before[mine[p]].value != later[theirs[p]].value]
         replaced = [p for p in changed if _share_key(one, mine[p], other, theirs[p])]
         gone = {i for p, i in mine.items() if p not in theirs or (p in changed and p not in replaced)}
         new = {i for p, i in theirs.items() if p not in mine or (p in changed and p not in replaced)}

@@ -33,7 +33,8 @@ class BlastRadius:
     """Every other active fact, the most affected first, and the entries that saw what is taken out now.
 
     `recomputed` are the seqs of batches that are solved anew, because they came after something that changes.
-    `saw` are those whose targets were optimised with it in place, which a revert does not undo: none with base targets.
+    `saw` are those after it whose live targets were optimised on weights that may have held it, which a revert does
+    not undo; none with base targets.
     """
 
     shifts: tuple[Shift, ...]
@@ -67,7 +68,7 @@ def predicted(session: Session, change: Change) -> BlastRadius:
         shifts = {id: max(known, float(new)) for (id, known), new in zip(shifts.items(), share, strict=True)}
     ordered = sorted(shifts.items(), key=lambda item: -item[1])
     recomputed = _recomputed(session, change)
-    gone = [before.facts[id].since for id in changed if id in before.active]
+    gone = [before.facts[id].seq for id in changed if id in before.active]
     later = {c.seq for c in before.columns if gone and c.seq > min(gone) and c.facts & others.keys()}
     saw = tuple(sorted(later)) if session.settings.targets == "live" else ()
     return BlastRadius(tuple(Shift(id, after.facts[id].seq, size) for id, size in ordered), recomputed, saw)

@@ -14,11 +14,12 @@ from lifelong_edit.engine.audit import Audit, audit
 from lifelong_edit.engine.blame import Blame, blame
 from lifelong_edit.engine.doctor import Finding, examine
 from lifelong_edit.engine.founding import Model, opened
+from lifelong_edit.engine.measuring import Kept, retention
 from lifelong_edit.engine.moments import Progress
 from lifelong_edit.engine.session import Session
 from lifelong_edit.engine.views import Diff, View, difference, view_at
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.store import Copied, Entry, FactLife, Store, backup
+from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
 
 Opened = TypeVar("Opened", bound="Reader")
 
@@ -101,6 +102,10 @@ class Reader:
         """The facts whose keys explain what the model says to a prompt, each confirmed by leaving it out."""
         return blame(self._session, prompt, count)
 
+    def retention(self) -> list[Kept]:
+        """How many facts of every cohort the live model says now; `measure` of an editor enters it into the ledger."""
+        return retention(self._session)
+
     def verify(
         self,
         head: str | None = None,
@@ -117,6 +122,10 @@ class Reader:
     def backup(self, destination: str | Path) -> Copied:
         """A copy of the store as it is now, or of what is new since an earlier backup in the same folder."""
         return backup(self._session.store.layout.root, Path(destination))
+
+    def clone(self, destination: str | Path) -> Copied:
+        """A store of its own in a new folder, with the history this one has now."""
+        return clone(self._session.store.layout.root, Path(destination))
 
     def doctor(self) -> list[Finding]:
         """What is odd about the store, this machine, or the model, with advice."""

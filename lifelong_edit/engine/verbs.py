@@ -23,19 +23,25 @@ def fact_named(history: History, name: str) -> FactLife:
 
 
 def revert_body(history: History, names: Sequence[str]) -> dict[str, Any]:
-    """Take these active facts out; what they superseded last is active again."""
+    """Take these active facts out; what each of them superseded last is active again."""
     ids = _distinct(history, names)
     for id in ids:
         _refuse_unless(history.facts[id], history.facts[id].status == "active", "reverted")
-    restored = [f.id for f in history.facts.values() if f.status == "superseded" and f.by in ids]
-    return {"facts": ids, "restored": restored}
+    superseded = [fact for fact in history.facts.values() if fact.status == "superseded" and fact.by in ids]
+    last = {fact.by: fact.id for fact in sorted(superseded, key=lambda fact: fact.since)}
+    return {"facts": ids, "restored": list(last.values())}
 
 
 def revert_to_body(entries: Sequence[Entry], seq: int) -> dict[str, Any]:
-    """Make just those facts active that were so after entry `seq`, each of the others what it was then."""
+    """Make just those facts active that were so after entry `seq`, each of the others what it was then.
+
+    One that was superseded then, with no other answer to its prompt active, is reverted: nothing stands in for it.
+    """
     then, now = History.of(entries[: seq + 1]), History.of(entries)
     gone = [id for id in now.active if id not in then.active]
-    superseded = [id for id in gone if id in then.facts and then.facts[id].status == "superseded"]
+    answered = {fact.statement for fact in then.active.values()}
+    known = [id for id in gone if id in then.facts and now.facts[id].statement in answered]
+    superseded = [id for id in known if then.facts[id].status == "superseded"]
     reverted = [id for id in gone if id not in superseded]
     restored = [id for id in then.active if id not in now.active]
     if not gone and not restored:

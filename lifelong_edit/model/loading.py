@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,23 @@ def _check_files(folder: Path) -> None:
             f"{folder} has no .safetensors weights, and pickled ones (.bin) are not read because they can run code. "
             "Convert them with save_pretrained."
         )
+    for index in folder.glob("*.safetensors.index.json"):
+        _check_index(index)
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise ModelError(
             f"{folder} has no tokenizer: none of {', '.join(VOCABULARY_FILES)}. Save the model's tokenizer there."
+        )
+
+
+def _check_index(index: Path) -> None:
+    """Raise `ModelError` unless all files that a sharded checkpoint's index names are .safetensors."""
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{index} is no index of a checkpoint: {error}. Export the model again.") from error
+    foreign = sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors"))
+    if foreign:
+        raise ModelError(
+            f"{index} names weights that are not .safetensors: {foreign[0]!r}. Pickled ones are not read because they "
+            "can run code. Convert them with save_pretrained."
         )

@@ -8,6 +8,7 @@ What an entry's body holds. Always ``kind``, ``time`` (UTC, ISO 8601), ``actor``
   gives it; ``method``, ``hyperparameters``.
 * ``revert``: ``facts``, the ids that are taken out; ``restored``, ids that are active again thereby; ``to``, the seq
   whose active facts are wanted.
+* ``protect``: as ``edit``, facts of the base that are to stay as they are; a column for them alone has no residual.
 * ``restore``: ``facts``, the ids that are active again.
 * ``tag``: ``tag``, a name for the entry ``target``. ``measure``: ``retention`` and ``drift``, lists of figures.
 
@@ -35,7 +36,8 @@ Status = Literal["active", "reverted", "superseded"]
 class FactLife:
     """What became of one fact: written by entry `seq`, made what it is now, `status`, by entry `since`.
 
-    `by` is the fact that superseded it: another answer to the same prompt about the same subject.
+    `by` is the fact that superseded it: another answer to the same prompt about the same subject. A `protected` fact is
+    one of the base's own that edits are to leave alone.
     """
 
     id: str
@@ -45,6 +47,7 @@ class FactLife:
     status: Status = "active"
     since: int = -1
     by: str | None = None
+    protected: bool = False
 
     @property
     def statement(self) -> tuple[str, str]:
@@ -168,6 +171,10 @@ def _edit(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> C
     return written
 
 
+def _protect(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    return {id: replace(fact, protected=True) for id, fact in _edit(facts, seq, body).items()}
+
+
 def _revert(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
     reverted = {id: replace(fact, status="reverted", since=seq) for id, fact in _taken(facts, body["facts"]).items()}
     return reverted | _restored(facts, seq, body.get("restored", []))
@@ -203,6 +210,7 @@ STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Mapping[str, Any]], C
     "init": _unchanged,
     "edit": _edit,
     "replace": _edit,
+    "protect": _protect,
     "revert": _revert,
     "restore": _restore,
     "tag": _unchanged,

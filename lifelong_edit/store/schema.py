@@ -95,7 +95,7 @@ CREATE VIEW facts AS
 WITH
     written AS (
         SELECT json_extract(fact.value, '$.id') AS id, fact.value AS fact, fact.key AS position, entries.seq AS seq
-        FROM entries, json_each(entries.body, '$.facts') AS fact WHERE entries.kind IN ('edit', 'replace')
+        FROM entries, json_each(entries.body, '$.facts') AS fact WHERE entries.kind IN ('edit', 'replace', 'protect')
     ),
     named (id, seq, status) AS (
         SELECT id, seq, 'active' FROM written
