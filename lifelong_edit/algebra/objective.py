@@ -59,10 +59,11 @@ def append(columns: Columns, earlier: Pair, memory: Memory, amplification_limit:
 
     `SolveError` names the facts for which the solution is not to be trusted.
     """
-    residual = residuals_now(columns, [earlier])  # R_t  [d_out, n]
+    overlap = earlier.right.T @ columns.keys  # Z'K  [r, n]
+    residual = columns.base_residuals - earlier.left @ overlap  # R_t  [d_out, n]
     seen = columns.whitened  # P  [d_in, n]
     if memory == Memory.joint:
-        seen = seen - earlier.right @ (earlier.right.T @ columns.keys)
+        seen = seen - earlier.right @ overlap
     factor = _cholesky(columns, columns.keys.T @ seen)  # L  [n, n]
     pair = Pair(
         torch.linalg.solve_triangular(factor.T, residual, upper=True, left=False),  # Y_t  [d_out, n]
