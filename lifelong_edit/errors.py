@@ -15,6 +15,12 @@ class RequestError(LifelongEditError):
     exit_code = 2
 
 
+class HealthStop(LifelongEditError):
+    """An edit would take the model over a limit of its health budget; it was not committed."""
+
+    exit_code = 3
+
+
 class StoreError(LifelongEditError):
     """Reading or writing the store failed."""
 

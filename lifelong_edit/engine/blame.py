@@ -50,6 +50,8 @@ def blame(session: Session, prompt: str, count: int = 5) -> Blame:
     editable, history = session.editable, session.head.history
     if not history.active:
         raise RequestError("No fact is active, so no edit can be behind an answer.")
+    if session.checked_out is not None:
+        raise RequestError(f"The model shows seq {session.checked_out}. Go back to the head first: checkout().")
     if not prompt.strip():
         raise RequestError("The prompt is empty. Give the text whose continuation you want explained.")
     with editable.rewritten({n: layer.base for n, layer in session.head.layers.items()}):

@@ -15,6 +15,7 @@ from lifelong_edit.engine.layers import Batches, EditedLayer, standing
 from lifelong_edit.engine.library import ByWeight
 from lifelong_edit.engine.session import Session
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import History
 
 Ridges = Mapping[str, float]
@@ -42,24 +43,24 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
     """Work out what the entry of this kind and body does. Neither the store nor the model is changed.
 
     Slots whose active facts no column was optimised for get a new value, with the given ridges or that of the value it
-    takes the place of; a slot of protected facts alone keeps the value that the base has. Raises what the target
-    optimisation and the algebra raise.
+    takes the place of; a slot of protected facts alone keeps the value that the base has. Raises `RequestError` without
+    a model, and what the target optimisation and the algebra raise.
     """
-    head, limit = session.head, session.settings.amplification_limit
+    editable, head, limit = session.editable, session.head, session.settings.amplification_limit
     seq = head.last.seq + 1
     after = head.history.then(seq, kind, body)
     slots = [slot for slot, chain in after.chains().items() if not chain]
     if not slots:
         layers = _becoming(session, standing(after, session.settings.memory), seq, {})
-        deltas = {layer.name: layer.delta_to(layers[n], limit) for n, layer in head.layers.items()}
+        deltas = {layer.name: layer.delta_to(layers[n], seq, limit) for n, layer in head.layers.items()}
         return Change(kind, body, after, layers, deltas, {}, ())
     facts = after.slots()
     groups = [list(facts[slot]) for slot in slots]
     body = {**body, "columns": groups}
     after = head.history.then(seq, kind, body)
-    edit, layers = _optimised(session, after, seq, slots, groups, ridges)
+    edit, layers = _optimised(session, editable, after, seq, slots, groups, ridges)
     columns = {layer.name: edit.columns[n] for n, layer in head.layers.items()}
-    deltas = {layer.name: layer.delta_to(layers[n], limit) for n, layer in head.layers.items()}
+    deltas = {layer.name: layer.delta_to(layers[n], seq, limit) for n, layer in head.layers.items()}
     body = {**body, "loss": list(edit.loss), "steps": list(edit.steps)}
     written = {id for group in groups for id in group if id not in head.history.facts}
     rewritten = tuple(id for group in groups if not written & set(group) for id in group)
@@ -68,6 +69,7 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
 
 def _optimised(
     session: Session,
+    editable: EditableModel,
     after: History,
     seq: int,
     slots: Sequence[str],
@@ -95,7 +97,7 @@ def _optimised(
     requests = [[EditRequest.from_dict(after.facts[id].request) for id in group] for group in groups]
     names = [group[-1] for group in groups]
     fixed = [i for i, group in enumerate(groups) if all(after.facts[id].protected for id in group)]
-    edit = edit_batch(session.editable, requests, names, states, session.contexts, session.settings, place, fixed)
+    edit = edit_batch(editable, requests, names, states, session.contexts, session.settings, place, fixed)
     return edit, layers
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.layers import survived
 from lifelong_edit.engine.library import record_of
+from lifelong_edit.engine.measuring import EFFICACY, scored, scores_body
 from lifelong_edit.engine.radius import BlastRadius, measured_after, measured_before, predicted
 from lifelong_edit.engine.session import Head, Session, digest_of
 from lifelong_edit.engine.verbs import changed_facts
@@ -37,7 +38,7 @@ class Commit:
 
 
 def commit(session: Session, change: Change, requests: Mapping[str, str], skipped: tuple[str, ...] = ()) -> Commit:
-    """Commit a change. `requests` are its idempotency keys: id and content digest."""
+    """Commit a change. `requests` are its idempotency keys: id and content digest. An edit says how it took."""
     editable, head = session.editable, session.head
     live = {n: editable.cast(n, layer.weight) for n, layer in change.layers.items()}  # refuses what is not finite
     kept = {
@@ -46,6 +47,9 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     }
     body = {**change.body, "weights": digest_of(change.layers), "survived": kept}
     about = changed_facts(change.history, body)
+    if change.kind in ("edit", "replace") and "scores" not in body:
+        with editable.rewritten(live):
+            body |= scores_body(about, scored(session, about, (EFFICACY,)))
     record = record_of(change.deltas, change.columns, [fact.id for fact in about])
     entry = session.store.commit(change.kind, body, record.to_bytes(), requests, head.last.digest)
     editable.set_weights(live)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.editing.methods import method_named
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import streaming, verbs
+from lifelong_edit.engine.budget import Budget, OnRed, check
 from lifelong_edit.engine.change import plan
 from lifelong_edit.engine.commit import Commit, commit, commit_measured, described
 from lifelong_edit.engine.founding import Model, found, opened
 from lifelong_edit.engine.intake import take_in
+from lifelong_edit.engine.measuring import EFFICACY, Scope, scored, scores_body
 from lifelong_edit.engine.moments import Progress
 from lifelong_edit.engine.provenance import signature
 from lifelong_edit.engine.radius import predicted
@@ -24,6 +26,7 @@ from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
+from lifelong_edit.tracking.watch import Watch
 
 PROBED = 20
 
@@ -47,17 +50,19 @@ class LifelongEditor(Reader):
         progress: Progress | None = None,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
+        watch: Watch | None = None,
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
         A folder is loaded onto `device`, in its own dtype unless one is given; float32 keeps small edits that bfloat16
         rounds off. A model given as an object is frozen and put into evaluation mode. `text` is generic text to take
         second moments from; without it those beside the model are used. `progress` is told how many of the wanted
-        tokens were read; an interrupted `create` goes on where it was.
+        tokens were read; an interrupted `create` goes on where it was. `watch` names facts and texts that edits are to
+        leave alone: what a health budget is read on.
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
-        store = found(Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress)
+        store = found(Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress, watch)
         return cls(store, editable)
 
     def apply(
@@ -67,15 +72,16 @@ class LifelongEditor(Reader):
         ridge: float | None = None,
         actor: str | None = None,
         reason: str | None = None,
+        budget: Budget | None = None,
     ) -> Commit:
         """Write one batch of facts into the model: one record, one ledger entry.
 
         An active fact with the same prompt and subject is superseded. Facts about one subject whose prompts begin alike
         share a value, which is optimised for all of them. `ridge` is absolute and overrides the method's own. Requests
-        whose id is known are skipped. Raises `RequestError` before any computation, `SolveError` naming facts; model
-        and store are then as before.
+        whose id is known are skipped. Raises `RequestError` before any computation, `SolveError` naming facts,
+        `HealthStop` when the edit would be over the budget; model and store are then as before.
         """
-        return self._edit("edit", list(requests), method, ridge, actor, reason)
+        return self._edit("edit", list(requests), method, ridge, actor, reason, budget)
 
     def replace(
         self, fact: str, target: str, method: str = "memit", actor: str | None = None, reason: str | None = None
@@ -115,13 +121,21 @@ class LifelongEditor(Reader):
         ridge: float | None = None,
         actor: str | None = None,
         reason: str | None = None,
+        budget: Budget | None = None,
     ) -> Iterator[Commit]:
         """Apply a JSON-lines file, or standard input ("-"), `batch` requests a commit; yields every commit.
 
         Started again it goes on after the last request committed: each is applied exactly once, and the weights are
-        those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none.
+        those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none. With a
+        `budget` the vital signs are read on a schedule, and a red one warns, ends the stream with `HealthStop`, or lets
+        the batch be tried in halves.
         """
-        return streaming.stream(source, batch, lambda requests: self.apply(requests, method, ridge, actor, reason))
+
+        def apply_under(budget: Budget | None) -> streaming.Apply:
+            return lambda requests: self.apply(requests, method, ridge, actor, reason, budget)
+
+        halves = apply_under(replace(budget, every=1)) if budget and budget.on_red == OnRed.halve else None
+        return streaming.stream(source, batch, apply_under(budget), halves)
 
     def revert(
         self,
@@ -138,6 +152,7 @@ class LifelongEditor(Reader):
         written with. What they superseded is active again. The commit has a `radius`: the predicted change of every
         other active fact, and for the `probe` most affected the scores before and after.
         """
+        self._session.writable()
         body = self._revert_body(facts, commit, to, actor, reason)
         return commit_measured(self._session, plan(self._session, "revert", body), probe)
 
@@ -159,11 +174,19 @@ class LifelongEditor(Reader):
         verbs.check_tag(self.history(), name)
         return self._session.note("tag", {**self._signed(actor, reason), "tag": name, "target": seq})
 
-    def measure(self, actor: str | None = None, reason: str | None = None) -> Entry:
-        """Measure how many facts of every cohort the model still says, and enter it into the ledger."""
-        self._session.writable()
-        figures = {"retention": [asdict(kept) for kept in self.retention()], "drift": []}
-        return self._session.note("measure", {**self._signed(actor, reason), **figures})
+    def measure(
+        self,
+        metrics: Sequence[str] = (EFFICACY,),
+        scope: Scope | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Entry:
+        """Score some of the active facts on the live model and enter it into the ledger, where `retention` reads it."""
+        session = self._session
+        session.writable()
+        facts = (scope or Scope()).of(list(session.head.history.active.values()), self.settings.seed + self.head.seq)
+        body = scores_body(facts, scored(session, facts, metrics))
+        return session.note("measure", {**self._signed(actor, reason), **body})
 
     def gc(self, dry_run: bool = False) -> tuple[Stray, ...]:
         """Remove, or only list, the files that crashes and interrupted commits left."""
@@ -177,6 +200,7 @@ class LifelongEditor(Reader):
         ridge: float | None,
         actor: str | None,
         reason: str | None,
+        budget: Budget | None = None,
     ) -> Commit:
         chosen, session = method_named(method), self._session
         editable = session.writable()
@@ -188,6 +212,8 @@ class LifelongEditor(Reader):
         hyperparameters = {"ridge": ridges, **session.settings.to_dict()}
         about = {"method": method, "hyperparameters": hyperparameters, **batch.body()}
         change = plan(session, kind, {**self._signed(actor, reason), **about}, ridges)
+        if budget and budget.due(session.head.entries):
+            change = replace(change, body={**change.body, **check(session, change, budget)})
         return commit(session, change, batch.contents(), batch.skipped)
 
     def _revert_body(
@@ -198,7 +224,6 @@ class LifelongEditor(Reader):
         actor: str | None,
         reason: str | None,
     ) -> dict[str, Any]:
-        self._session.writable()
         history = self._session.head.history
         if sum((bool(facts), commit is not None, to is not None)) != 1:
             raise RequestError("Name the facts to revert, or one commit, or the seq to go back to (to=...).")

@@ -20,6 +20,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import GENESIS, ObjectStore, Store
+from lifelong_edit.tracking.watch import Watch, Watched
 
 Model = str | Path | EditableModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -40,11 +41,12 @@ def found(
     actor: str | None,
     reason: str | None,
     progress: Progress | None,
+    watch: Watch | None,
 ) -> Store:
     """A new store whose first entry says what it is pinned to. `beside` is the model's folder, if it has one.
 
     Nothing is committed until everything was computed. Raises `RequestError` when there is neither text nor second
-    moments beside the model, `SolveError` when they cannot be inverted.
+    moments beside the model, or nothing of `watch` is said; `SolveError` when the moments cannot be inverted.
     """
     layers, base = settings.resolved(editable), fingerprint(editable)
     if text is None and beside is None:
@@ -57,7 +59,9 @@ def found(
             moments = collected_moments(editable, base, layers, text, settings.statistics, scratch, progress)
         store.commit(
             "init",
-            _body(editable, base, layers, moments, scratch, settings) | signature(actor, reason, settings.seed),
+            _body(editable, base, layers, moments, scratch, settings)
+            | ({"watch": Watched.on_base(editable, watch).to_dict()} if watch else {})
+            | signature(actor, reason, settings.seed),
             None,
             {},
             GENESIS,

@@ -112,8 +112,13 @@ class EditedLayer:
             weight = weight + pairs[seq].dense()
         return EditedLayer(self.name, self.base, self.memory, batches, columns, pairs, weight)
 
-    def delta_to(self, after: EditedLayer, amplification_limit: float = AMPLIFICATION_LIMIT) -> Pair:
-        """`after` - this weight as a thin pair: columns taken out, values replaced in place, columns put in."""
+    def delta_to(
+        self, after: EditedLayer, new: int | None = None, amplification_limit: float = AMPLIFICATION_LIMIT
+    ) -> Pair:
+        """`after` - this weight as a thin pair: columns taken out, values replaced in place, columns put in.
+
+        As in `becoming`, only values that the entry `new` writes are held against the amplification limit.
+        """
         if list(after.batches)[:-1] == list(self.batches) and len(self._unchanged(after.batches)[1]) == len(self.pairs):
             return next(reversed(after.pairs.values()))
         one, other = self.whole, after.whole
@@ -122,18 +127,20 @@ class EditedLayer:
         changed = [p for p in mine if p in theirs and before[mine[p]].value != later[theirs[p]].value]
         replaced = [p for p in changed if _share_key(one, mine[p], other, theirs[p])]
         gone = {i for p, i in mine.items() if p not in theirs or (p in changed and p not in replaced)}
-        new = {i for p, i in theirs.items() if p not in mine or (p in changed and p not in replaced)}
+        added = {i for p, i in theirs.items() if p not in mine or (p in changed and p not in replaced)}
         steps = [Pair.empty(*self.base.shape)]
         if gone:
             steps.append(removal(list(self.columns.values()), self.memory, gone))
-        if replaced:
-            left = [p for p, i in mine.items() if i not in gone]
-            now, then = [mine[p] for p in replaced], [theirs[p] for p in replaced]
-            shift = other.base_residuals[:, then] - one.base_residuals[:, now]  # [d_out, r]
-            core, at = _without(list(self.columns.values()), gone), [left.index(p) for p in replaced]
-            steps.append(replacement(core, self.memory, at, shift, amplification_limit))
-        if new:
-            steps.append(insertion(list(after.columns.values()), self.memory, new))
+        core = _without(list(self.columns.values()), gone) if replaced else []
+        left = [p for p, i in mine.items() if i not in gone]
+        for written, limit in ((False, float("inf")), (True, amplification_limit)):
+            some = [p for p in replaced if (later[theirs[p]].value.seq == new) == written]
+            now, then = [mine[p] for p in some], [theirs[p] for p in some]
+            if some:
+                shift = other.base_residuals[:, then] - one.base_residuals[:, now]  # [d_out, r]
+                steps.append(replacement(core, self.memory, [left.index(p) for p in some], shift, limit))
+        if added:
+            steps.append(insertion(list(after.columns.values()), self.memory, added))
         return Pair.concatenate(steps)
 
     def _unchanged(self, batches: Batches) -> tuple[dict[int, Columns], dict[int, Pair]]:

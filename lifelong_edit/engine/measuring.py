@@ -1,34 +1,73 @@
-"""Measuring what is kept: how many facts of every cohort the model still says."""
+"""Measuring what is kept: which facts are asked about, what the ledger keeps of it, and what is read from it."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from lifelong_edit.engine.session import Session
+from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.tracking.scores import score_continuations
+from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.tracking.figures import Figure
+from lifelong_edit.tracking.retention import Measured
+from lifelong_edit.tracking.scores import measure
 
-EFFICACY = "argmax efficacy"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A metric's mean `value` over the `facts` active facts that entry `cohort` wrote."""
-
-    cohort: int
-    metric: str
-    value: float
-    facts: int
+EFFICACY = "rewrite/argmax"
 
 
-def retention(session: Session) -> list[Kept]:
-    """To every edit that wrote facts active now, the share of them whose target is the live model's first choice."""
-    cohorts: dict[int, list[EditRequest]] = {}
-    for fact in session.head.history.active.values():
-        cohorts.setdefault(fact.seq, []).append(EditRequest.from_dict(fact.request))
-    pairs = [(r.question, r.target_new) for cohort in cohorts.values() for r in cohort]
-    scores = iter(score_continuations(session.editable.model, session.editable.tokenizer, pairs))
-    return [
-        Kept(seq, EFFICACY, fmean(next(scores).argmax for _ in cohort), len(cohort)) for seq, cohort in cohorts.items()
-    ]
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which active facts a measurement asks about: those of the newest edit, the oldest ones, and a seeded sample."""
+
+    newest: bool = True
+    oldest: int = 50
+    sample: int = 100
+
+    def __post_init__(self) -> None:
+        if min(self.oldest, self.sample) < 0 or not (self.newest or self.oldest or self.sample):
+            raise RequestError("A measurement asks about some facts. Give counts of 0 or more, not all of them 0.")
+
+    def of(self, facts: Sequence[FactLife], seed: int) -> list[FactLife]:
+        """The facts to ask about, in ledger order; equal seeds draw equal samples. Protected facts are no edits."""
+        edits = [fact for fact in facts if not fact.protected]
+        last = max((fact.seq for fact in edits), default=0)
+        drawn = random.Random(seed).sample(edits, min(self.sample, len(edits)))
+        wanted = {fact.id for fact in (*edits[: self.oldest], *drawn)}
+        return [fact for fact in edits if fact.id in wanted or (self.newest and fact.seq == last)]
+
+
+def scored(session: Session, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
+    """The figures of these facts on the live model, by metric."""
+    return measure(session.editable, [EditRequest.from_dict(fact.request) for fact in facts], metrics)
+
+
+def scores_body(facts: Sequence[FactLife], figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """What an entry's body keeps of these figures: every fact's score by metric, and means by cohort."""
+    scores = {name: dict(zip([fact.id for fact in facts], f.each, strict=True)) for name, f in figures.items()}
+    return {"scores": scores, "retention": [row for name in scores for row in _rows(facts, name, scores[name])]}
+
+
+def measurements(entries: Iterable[Entry], metric: str) -> Iterator[Measured]:
+    """Every score of `metric` in the ledger: those taken at the edit, and later ones."""
+    cohorts: dict[str, int] = {}
+    for entry in entries:
+        if entry.kind in ("edit", "replace"):
+            cohorts |= {fact["id"]: entry.seq for fact in entry.body["facts"]}
+        for id, value in entry.body.get("scores", {}).get(metric, {}).items():
+            if value is not None:
+                yield Measured(entry.seq, cohorts[id], id, value)
+
+
+def _rows(facts: Sequence[FactLife], metric: str, scores: Mapping[str, float | None]) -> Iterator[dict[str, Any]]:
+    """The mean of every cohort over its facts that have a score, as the view `retention` shows it."""
+    cohorts: dict[int, list[float]] = {}
+    for fact in facts:
+        score = scores[fact.id]
+        if score is not None:
+            cohorts.setdefault(fact.seq, []).append(score)
+    for seq, own in cohorts.items():
+        yield {"cohort": seq, "metric": metric, "value": fmean(own), "facts": len(own)}

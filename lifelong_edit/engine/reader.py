@@ -12,14 +12,18 @@ from transformers import PreTrainedModel
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.audit import Audit, audit
 from lifelong_edit.engine.blame import Blame, blame
+from lifelong_edit.engine.budget import health
 from lifelong_edit.engine.doctor import Finding, examine
 from lifelong_edit.engine.founding import Model, opened
-from lifelong_edit.engine.measuring import Kept, retention
+from lifelong_edit.engine.measuring import EFFICACY, Scope, measurements, scored
 from lifelong_edit.engine.moments import Progress
 from lifelong_edit.engine.session import Session
 from lifelong_edit.engine.views import Diff, View, difference, view_at
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
+from lifelong_edit.tracking.figures import Figure
+from lifelong_edit.tracking.health import Health, HealthLimits
+from lifelong_edit.tracking.retention import RetentionMatrix
 
 Opened = TypeVar("Opened", bound="Reader")
 
@@ -102,9 +106,18 @@ class Reader:
         """The facts whose keys explain what the model says to a prompt, each confirmed by leaving it out."""
         return blame(self._session, prompt, count)
 
-    def retention(self) -> list[Kept]:
-        """How many facts of every cohort the live model says now; `measure` of an editor enters it into the ledger."""
-        return retention(self._session)
+    def retention(self, metric: str = EFFICACY) -> RetentionMatrix:
+        """How the facts of every edit fared over time, as measured at the edit and by `measure`; needs no model."""
+        return RetentionMatrix.of(measurements(self.history(), metric))
+
+    def scores(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> dict[str, Figure]:
+        """Figures of some of the active facts on the live model, by metric; nothing is written."""
+        facts = (scope or Scope()).of(list(self._session.head.history.active.values()), self.settings.seed)
+        return scored(self._session, facts, metrics)
+
+    def health(self, limits: HealthLimits | None = None) -> Health:
+        """How the store fares by the vital signs in its ledger, and how many edits are left; needs no model."""
+        return health(self._session, limits)
 
     def verify(
         self,

@@ -10,11 +10,12 @@ What an entry's body holds. Always ``kind``, ``time`` (UTC, ISO 8601), ``actor``
   whose active facts are wanted.
 * ``protect``: as ``edit``, facts of the base that are to stay as they are; a column for them alone has no residual.
 * ``restore``: ``facts``, the ids that are active again.
-* ``tag``: ``tag``, a name for the entry ``target``. ``measure``: ``retention`` and ``drift``, lists of figures.
+* ``tag``: ``tag``, a name for the entry ``target``. ``measure``: figures of the model as it is, ``drift`` among them.
 
 An entry that changes the weights has ``record`` and ``weights`` (digests). It may have ``superseded``, the ids that
 others stand in for from now on, and ``columns``: to each column of its record the ids of the facts it was optimised
-for, with ``loss`` and ``steps``, where and when that ended.
+for, with ``loss`` and ``steps``, where and when that ended. What was measured is in ``scores``, {metric: {fact id:
+value}}, and by cohort in ``retention``; right after an edit it is the edit's own facts.
 
 A kind that is not named here may change the weights in ways this version cannot know, and is refused.
 """

@@ -141,7 +141,7 @@ SELECT
     json_extract(figure.value, '$.metric') AS metric,
     json_extract(figure.value, '$.value') AS value,
     json_extract(figure.value, '$.facts') AS facts
-FROM entries, json_each(entries.body, '$.retention') AS figure WHERE entries.kind = 'measure';
+FROM entries, json_each(entries.body, '$.retention') AS figure;
 
 CREATE VIEW drift AS
 SELECT

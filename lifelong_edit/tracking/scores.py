@@ -1,32 +1,44 @@
-"""What a model answers: teacher-forced scores of continuations, and CounterFact's figures of a batch of edits."""
+"""What a model answers, scored: the metrics of a batch of edits by name, as the field defines them.
+
+A metric's name is what is asked, a slash, and the protocol: `rewrite/prob` is CounterFact's ES, and SHORT_NAMES has
+more of them; zsRE's efficacy, generality and specificity are the `token-accuracy` of `rewrite`, `paraphrase` and
+`attribute`, where its locality question stands. Comparisons (`prob`) have a chance floor of one half, so a broken model
+looks half fine there; teacher forcing (all protocols but `greedy` and the entropies) hides that a model cannot say what
+it prefers. Read them beside each other and beside the base's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from difflib import get_close_matches
+from statistics import fmean, harmonic_mean
 from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.hooks import replaced_input
 from lifelong_edit.model.subject import continuation, tokens
+from lifelong_edit.tracking.figures import Figure, mean_figure
+from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
+from lifelong_edit.tracking.passes import fitting, predictions
 
-TOKENS_PER_BATCH = 4_096
+SAID_TOKENS, FLUENCY_TOKENS, TOP = 50, 100, 5
 Pair = tuple[str, str]  # prompt, target
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`nll`: mean negative log-probability of the target's tokens (nats); `argmax`: whether each is the top token."""
+    """`nll`: mean negative log-probability of the target's tokens (nats); `accuracy`: share that is the top token."""
 
     nll: float
-    argmax: bool
+    accuracy: float
+
+    @property
+    def argmax(self) -> bool:
+        """Whether every token of the target is the top token."""
+        return self.accuracy == 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +60,36 @@ class EditScores:
     aa: float | None
 
 
+SHORT_NAMES = {
+    "es": "rewrite/prob",
+    "ps": "paraphrase/prob",
+    "ns": "neighbourhood/prob",
+    "ea": "rewrite/argmax",
+    "pa": "paraphrase/argmax",
+    "na": "neighbourhood/argmax",
+    "aa": "attribute/argmax",
+}
+
+
 def score_edits(editable: EditableModel, requests: Sequence[EditRequest]) -> EditScores:
     """The figures of `requests` on the live model; every prompt and target is run once."""
-    wanted = list(dict.fromkeys(pair for request in requests for pair in _pairs(request)))
-    scores = dict(zip(wanted, score_continuations(editable.model, editable.tokenizer, wanted), strict=True))
-    prefers: dict[str, list[list[bool]]] = {"es": [], "ps": [], "ns": []}
-    says: dict[str, list[list[bool]]] = {"ea": [], "pa": [], "na": [], "aa": []}
-    for request in requests:
-        new, true = request.target_new, request.target_true
-        rewrite, paraphrases, neighbours = (request.question,), request.paraphrase_prompts, request.neighborhood_prompts
-        says["ea"].append([scores[prompt, new].argmax for prompt in rewrite])
-        says["pa"].append([scores[prompt, new].argmax for prompt in paraphrases])
-        says["aa"].append([scores[pair].argmax for pair in request.attribute_prompts])
-        if true is not None:
-            says["na"].append([scores[prompt, true].argmax for prompt in neighbours])
-            prefers["es"].append([scores[prompt, new].nll < scores[prompt, true].nll for prompt in rewrite])
-            prefers["ps"].append([scores[prompt, new].nll < scores[prompt, true].nll for prompt in paraphrases])
-            prefers["ns"].append([scores[prompt, true].nll < scores[prompt, new].nll for prompt in neighbours])
-    return EditScores(**{name: _mean_of_means(bits) for name, bits in (prefers | says).items()})
+    figures = measure(editable, requests, SHORT_NAMES.values())
+    return EditScores(**{short: figures[name].value for short, name in SHORT_NAMES.items()})
 
 
 def score_continuations(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> list[Score]:
     """A `Score` for every (prompt, target), the target following the prompt after one blank.
 
-    Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262).
+    Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262). Raises
+    `RequestError` for a pair that does not fit into the model's context.
     """
-    heads = [tokens(tokenizer, prompt.rstrip())[0] for prompt, _ in pairs]
+    longest = int(model.config.max_position_embeddings)
+    heads = [fitting(tokens(tokenizer, prompt.rstrip())[0], prompt, longest) for prompt, _ in pairs]
     targets = [continuation(tokenizer, prompt.rstrip(), target) for prompt, target in pairs]
+    rows = [fitting(h + t, " ".join(pair), longest) for h, t, pair in zip(heads, targets, pairs, strict=True)]
     scores: dict[int, Score] = {}
-    rows = [head + target for head, target in zip(heads, targets, strict=True)]
     for number, log_probabilities, first_choice in predictions(model, rows, [len(head) for head in heads]):
-        scores[number] = Score(-float(log_probabilities.mean()), bool(first_choice.all()))
+        scores[number] = Score(-float(log_probabilities.mean()), float(first_choice.double().mean()))
     return [scores[number] for number in range(len(pairs))]
 
 
@@ -89,55 +100,138 @@ def argmax_rate(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
     return fmean(score.argmax for score in score_continuations(model, tokenizer, pairs))
 
 
-@torch.no_grad()
-def predictions(
-    model: Any, rows: Sequence[Sequence[int]], firsts: Sequence[int]
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For every row of token ids, in no fixed order: its number and, for its tokens from `first` on (at least 1), the
-    log-probability (nats, float32) and whether it is the top token, both [tokens] on the CPU.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Prompts of a request, each with its answers: the wanted one first, then the one it competes with."""
 
-    Rows are padded on the right and batched by a budget of tokens, longest first; the head runs at the predicted
-    places only. The answer does not depend on the batching.
+    needs: tuple[str, ...]  # what a request must have
+    cases: Callable[[EditRequest], list[tuple[str, tuple[str, ...]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a prompt is asked and judged: `run` answers distinct (prompt, target) pairs, `read` makes a value of them.
+
+    `answers` is how many of a prompt's answers are asked about; with none the prompt is asked with an empty target.
     """
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
-    start = 0
-    while start < len(order):
-        numbers = order[start : start + max(1, TOKENS_PER_BATCH // len(rows[order[start]]))]
-        start += len(numbers)
-        ids = pad_sequence([torch.tensor(rows[number]) for number in numbers], batch_first=True)  # [B, T]
-        lengths = torch.tensor([len(rows[number]) for number in numbers])
-        begins = torch.tensor([firsts[number] for number in numbers])
-        places = torch.arange(ids.shape[1])[None]
-        mask = (places < lengths[:, None]).long()
-        row, column = ((places >= begins[:, None]) & mask.bool()).nonzero(as_tuple=True)  # [M], row by row
-        predicted = _logits(model, ids, mask, row, column - 1)  # [M, vocab]
-        target = ids[row, column].to(predicted.device)
-        log_probabilities = predicted.log_softmax(-1).gather(1, target[:, None])[:, 0].cpu()
-        first_choice = (predicted.argmax(-1) == target).cpu()
-        ends = (lengths - begins).cumsum(0).tolist()
-        for number, begin, end in zip(numbers, [0, *ends], ends, strict=False):
-            yield number, log_probabilities[begin:end], first_choice[begin:end]
+
+    answers: int
+    run: Callable[[EditableModel, Sequence[Pair]], Sequence[Any]]
+    read: Callable[..., float]
 
 
-def _logits(model: Any, ids: Tensor, mask: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Float32 logits [M, vocab] at the places (row[m], column[m]) of a batch [B, T]."""
-    device = model.device
-    row, column = row.to(device), column.to(device)
-    with replaced_input(model.get_output_embeddings(), lambda hidden: hidden[row, column][None]):
-        logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-    return logits[0].float()
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A value of a request: the mean over the prompts of a place."""
+
+    place: Place
+    protocol: Protocol
+
+    @property
+    def lacking(self) -> str:
+        """Why there is no value when no request has what the metric needs."""
+        rival = ("a true target",) if self.protocol.answers == 2 else ()
+        return f"No request has {' and '.join(dict.fromkeys((*self.place.needs, *rival)))}."
+
+    def asks(self, request: EditRequest) -> list[tuple[Pair, ...]]:
+        """The pairs to be answered for each prompt; a prompt with too few answers is left out."""
+        count = self.protocol.answers
+        cases = [(prompt, answers[:count]) for prompt, answers in self.place.cases(request) if len(answers) >= count]
+        return [tuple((prompt, answer) for answer in answers or ("",)) for prompt, answers in cases]
+
+    def value(self, request: EditRequest, answered: dict[Pair, Any]) -> float | None:
+        """The request's value; None when it lacks what is needed."""
+        values = [self.protocol.read(*(answered[pair] for pair in pairs)) for pairs in self.asks(request)]
+        return fmean(values) if values else None
 
 
-def _pairs(request: EditRequest) -> Iterator[Pair]:
-    """Every (prompt, target) that a request's figures need."""
-    about = (request.question, *request.paraphrase_prompts)
-    yield from ((prompt, request.target_new) for prompt in about)
-    yield from request.attribute_prompts
-    if request.target_true is not None:
-        yield from ((prompt, request.target_true) for prompt in (*about, *request.neighborhood_prompts))
-        yield from ((prompt, request.target_new) for prompt in request.neighborhood_prompts)
+def _targets(request: EditRequest) -> tuple[str, ...]:
+    return (request.target_new,) if request.target_true is None else (request.target_new, request.target_true)
 
 
-def _mean_of_means(bits: list[list[bool]]) -> float | None:
-    means = [fmean(own) for own in bits if own]
-    return fmean(means) if means else None
+def _forced(editable: EditableModel, pairs: Sequence[Pair]) -> list[Score]:
+    return score_continuations(editable.model, editable.tokenizer, pairs)
+
+
+def _contained(editable: EditableModel, pairs: Sequence[Pair]) -> list[bool]:
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    said = dict(zip(prompts, greedy(editable, prompts, SAID_TOKENS, editable.tokenizer.eos_token_id), strict=True))
+    return [target.strip() in said[prompt] for prompt, target in pairs]
+
+
+def _greedy_entropies(editable: EditableModel, pairs: Sequence[Pair]) -> list[float]:
+    return [n_gram_entropy(text) for text in greedy(editable, [prompt for prompt, _ in pairs], FLUENCY_TOKENS)]
+
+
+def _sampled_entropies(editable: EditableModel, pairs: Sequence[Pair]) -> list[float]:
+    return [n_gram_entropy(text) for text in sampled(editable, [prompt for prompt, _ in pairs], FLUENCY_TOKENS, TOP)]
+
+
+PLACES = {
+    "rewrite": Place((), lambda r: [(r.question, _targets(r))]),
+    "paraphrase": Place(("paraphrase prompts",), lambda r: [(p, _targets(r)) for p in r.paraphrase_prompts]),
+    "neighbourhood": Place(
+        ("neighbourhood prompts", "a true target"),
+        lambda r: [(p, _targets(r)[::-1]) for p in r.neighborhood_prompts if r.target_true is not None],
+    ),
+    "attribute": Place(("attribute prompts",), lambda r: [(p, (answer,)) for p, answer in r.attribute_prompts]),
+    "generation": Place(("generation prompts",), lambda r: [(p, ()) for p in r.generation_prompts]),
+}
+PROTOCOLS = {
+    "prob": Protocol(2, _forced, lambda wanted, other: float(wanted.nll < other.nll)),
+    "magnitude": Protocol(2, _forced, lambda wanted, other: math.exp(-wanted.nll) - math.exp(-other.nll)),
+    "argmax": Protocol(1, _forced, lambda wanted: float(wanted.argmax)),
+    "token-accuracy": Protocol(1, _forced, lambda wanted: wanted.accuracy),
+    "greedy": Protocol(1, _contained, float),
+    "greedy-entropy": Protocol(0, _greedy_entropies, float),
+    "top-5-entropy": Protocol(0, _sampled_entropies, float),
+}
+METRICS = {
+    f"{place}/{protocol}": Metric(PLACES[place], PROTOCOLS[protocol])
+    for places, protocols in (
+        (("rewrite", "paraphrase", "neighbourhood"), ("prob", "magnitude")),
+        (("rewrite", "paraphrase", "neighbourhood", "attribute"), ("argmax", "token-accuracy", "greedy")),
+        (("generation",), ("greedy-entropy", "top-5-entropy")),
+    )
+    for place in places
+    for protocol in protocols
+}
+HARMONIC, COMPARED = "harmonic/prob", ("rewrite/prob", "paraphrase/prob", "neighbourhood/prob")
+
+
+def measure(editable: EditableModel, requests: Sequence[EditRequest], names: Iterable[str]) -> dict[str, Figure]:
+    """The figures of `requests` on the live model, by name: those of METRICS and HARMONIC.
+
+    Everything distinct is asked once, whatever number of metrics reads it. Raises `RequestError` for a name that is not
+    known.
+    """
+    names = list(dict.fromkeys(names))
+    metrics = {n: _metric(n) for name in names for n in (COMPARED if name == HARMONIC else (name,))}
+    answered: dict[Any, dict[Pair, Any]] = {}
+    for run in dict.fromkeys(metric.protocol.run for metric in metrics.values()):
+        own = [metric for metric in metrics.values() if metric.protocol.run is run]
+        pairs = [pair for m in own for request in requests for group in m.asks(request) for pair in group]
+        distinct = list(dict.fromkeys(pairs))
+        answered[run] = dict(zip(distinct, run(editable, distinct), strict=True))
+    figures = {}
+    for name, m in metrics.items():
+        each = [m.value(request, answered[m.protocol.run]) for request in requests]
+        figures[name] = mean_figure(each, m.lacking if requests else "There are no requests.")
+    return {name: _harmonic(figures) if name == HARMONIC else figures[name] for name in names}
+
+
+def _metric(name: str) -> Metric:
+    if name not in METRICS:
+        near = get_close_matches(name, [*METRICS, HARMONIC], n=1, cutoff=0)
+        raise RequestError(f"There is no metric {name[:60]!r}. The nearest name is {near[0]!r}.")
+    return METRICS[name]
+
+
+def _harmonic(figures: dict[str, Figure]) -> Figure:
+    """The published S, over the means of the three comparisons; 0 when one of them is."""
+    values = []
+    for part in (figures[name] for name in COMPARED):
+        if part.value is None:
+            return Figure(None, 0, reason=part.reason)
+        values.append(part.value)
+    return Figure(harmonic_mean(values), min(figures[name].count for name in COMPARED))

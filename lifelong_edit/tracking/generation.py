@@ -1,0 +1,111 @@
+"""What a model says when nobody forces its tokens, and how much it repeats itself."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.rows import whole_cache
+from lifelong_edit.model.subject import tokens
+from lifelong_edit.tracking import passes
+
+WORD = re.compile(r"\w+|[^\w\s]")
+Choose = Callable[[list[int], Tensor, int], Tensor]  # numbers of rows, logits [B, vocabulary], step -> ids [B]
+
+
+def greedy(editable: EditableModel, prompts: Sequence[str], length: int, stop: int | None = None) -> list[str]:
+    """What follows every prompt, always the top token: `length` tokens, less where `stop` or the context ends it.
+
+    The prompt is not part of it, nor is the token `stop`.
+    """
+    return _said(editable, prompts, length, lambda _rows, logits, _step: logits.argmax(-1), stop)
+
+
+def sampled(editable: EditableModel, prompts: Sequence[str], length: int, top: int, seed: int = 0) -> list[str]:
+    """What follows every prompt, each token drawn from the `top` most probable ones: `length` tokens.
+
+    Less where the context ends. The draws are a function of the seed and the prompt, so a text does not depend on what
+    else is asked, and two models are given the same luck.
+    """
+    luck = torch.stack([_luck(prompt, length, seed) for prompt in prompts]) if prompts else torch.empty(0, length)
+
+    def choose(rows: list[int], logits: Tensor, step: int) -> Tensor:
+        best, ids = logits.topk(min(top, logits.shape[-1]))  # [B, top]
+        passed = best.softmax(-1).cumsum(-1) <= luck[rows, step, None].to(logits.device)
+        return ids.gather(1, passed.sum(-1, keepdim=True).clamp(max=ids.shape[1] - 1))[:, 0]
+
+    return _said(editable, prompts, length, choose, None)
+
+
+def n_gram_entropy(text: str) -> float:
+    """The fluency GE of one text (ROME, arXiv 2202.05262): entropies of its bigrams and trigrams in bits, weighted with
+    2/3 and 4/3, their mean times 100.
+
+    Words and punctuation marks count. A text that says one thing over and over, or nothing, has 0; noise has much.
+    """
+    words = WORD.findall(text)
+    bigrams = list(pairwise(words))
+    trigrams = list(pairwise(bigrams))
+    return 100 * (2 / 3 * _entropy(Counter(bigrams)) + 4 / 3 * _entropy(Counter(trigrams))) / 2
+
+
+def _entropy(counts: Counter[Any]) -> float:
+    shares = torch.tensor(list(counts.values()), dtype=torch.float64) / max(1, counts.total())
+    return max(0.0, -float((shares * shares.log2()).sum()))
+
+
+def _said(editable: EditableModel, prompts: Sequence[str], length: int, choose: Choose, stop: int | None) -> list[str]:
+    longest = editable.context_length - 1
+    rows = [passes.fitting(tokens(editable.tokenizer, p.rstrip())[0], p, longest) for p in prompts]
+    texts = {}
+    for numbers in _equally_long(rows, length):
+        said = _continued(editable, [rows[number] for number in numbers], length, partial(choose, numbers), stop)
+        for number, ids in zip(numbers, said.tolist(), strict=True):
+            ids = ids[: ids.index(stop)] if stop in ids else ids
+            texts[number] = str(editable.tokenizer.decode(ids, skip_special_tokens=True))
+    return [texts[number] for number in range(len(rows))]
+
+
+def _equally_long(rows: list[list[int]], length: int) -> Iterator[list[int]]:
+    """Numbers of rows of one length each, so that none needs padding, within the budget with `length` tokens more."""
+    by_length = defaultdict(list)
+    for number, row in enumerate(rows):
+        by_length[len(row)].append(number)
+    for own, numbers in by_length.items():
+        size = max(1, passes.TOKENS_PER_BATCH // (own + length))
+        yield from (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+@torch.no_grad()
+def _continued(
+    editable: EditableModel,
+    rows: list[list[int]],
+    length: int,
+    choose: Callable[[Tensor, int], Tensor],
+    stop: int | None,
+) -> Tensor:
+    """Token ids [B, at most length] that follow rows of one length; what a row has after `stop` means nothing."""
+    ids, cache = torch.tensor(rows, device=editable.device), whole_cache()
+    said = ids[:, :0]
+    for step in range(min(length, editable.context_length - len(rows[0]))):
+        output = cast(Any, editable.model)(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        ids = choose(output.logits[:, -1].float(), step)[:, None]
+        said = torch.cat([said, ids], dim=1)
+        if stop is not None and bool((said == stop).any(1).all()):
+            break
+    return said
+
+
+def _luck(prompt: str, length: int, seed: int) -> Tensor:
+    """Uniform numbers [length] that the prompt and the seed determine."""
+    digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
+    return torch.rand(length, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big")))

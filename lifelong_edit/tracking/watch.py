@@ -1,0 +1,83 @@
+"""What a stream of edits is to leave alone: facts that the base says, and texts as it would write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lifelong_edit.errors import RequestError
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.tracking.drift import perplexity
+from lifelong_edit.tracking.scores import score_continuations
+
+LOST = 1e9  # how a perplexity that is no number any more, or infinite, grew
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """`facts` are (prompt, answer) pairs that nobody edits; `texts` are held-out text that no edit is about."""
+
+    facts: tuple[tuple[str, str], ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", tuple((str(prompt), str(answer)) for prompt, answer in self.facts))
+        object.__setattr__(self, "texts", tuple(self.texts))
+        if isinstance(self.texts, str) or not all(prompt.strip() and answer.strip() for prompt, answer in self.facts):
+            raise RequestError("A watch has pairs of a prompt and its answer, and a list of texts, none of them empty.")
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A watch with what the base made of it: which facts it said, and the perplexity of the texts, if there are any."""
+
+    watch: Watch
+    said: tuple[bool, ...]
+    perplexity: float | None
+
+    @classmethod
+    def on_base(cls, editable: EditableModel, watch: Watch) -> Watched:
+        """Measured on the live model, which is the base; `RequestError` when it says none of the facts."""
+        said = _said(editable, watch)
+        if watch.facts and not any(said):
+            raise RequestError("The base says none of the watched facts, so none can be lost. Watch facts it knows.")
+        texts = perplexity(editable.model, editable.tokenizer, watch.texts) if watch.texts else None
+        return cls(watch, said, texts)
+
+    def signs(self, editable: EditableModel) -> dict[str, float]:
+        """The vital signs `recall` and `perplexity` (see `health.SIGNS`) of the live model, those that can be had."""
+        signs = {}
+        if any(self.said):
+            kept = [now for now, base in zip(_said(editable, self.watch), self.said, strict=True) if base]
+            signs["recall"] = 1 - sum(kept) / len(kept)
+        if self.perplexity is not None:
+            now = perplexity(editable.model, editable.tokenizer, self.watch.texts)
+            signs["perplexity"] = now / self.perplexity - 1 if math.isfinite(now) else LOST
+        return signs
+
+    def noise(self) -> dict[str, float]:
+        """The standard error of `recall` where a twentieth of the facts is lost: no limit can be closer."""
+        return {"recall": math.sqrt(0.05 * 0.95 / sum(self.said))} if any(self.said) else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        facts = [list(fact) for fact in self.watch.facts]
+        return {
+            "facts": facts,
+            "texts": list(self.watch.texts),
+            "said": list(self.said),
+            "perplexity": self.perplexity,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Watched:
+        """What `to_dict` wrote."""
+        watch = Watch(tuple((prompt, answer) for prompt, answer in values["facts"]), tuple(values["texts"]))
+        return cls(watch, tuple(values["said"]), values["perplexity"])
+
+
+def _said(editable: EditableModel, watch: Watch) -> tuple[bool, ...]:
+    scores = score_continuations(editable.model, editable.tokenizer, watch.facts)
+    return tuple(score.argmax for score in scores)
