@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -45,8 +46,7 @@ def removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int]
         return every.nothing()
     system = whole_system(batches, memory)
     factored = _factored(system)
-    identity = torch.eye(len(every), dtype=torch.float64, device=system.device)
-    rows = torch.linalg.lu_solve(*factored, identity[gone], left=False)  # E_J' M  [r, n]
+    rows = _rows(factored, len(every), gone.nonzero().flatten().tolist())  # E_J' M  [r, n]
     solution = torch.linalg.lu_solve(*factored, every.base_residuals, left=False)  # X  [d_out, n]
     left = -torch.linalg.lu_solve(*_factored(rows[:, gone]), solution[:, gone], left=False)  # -X_J M_JJ^-1  [d_out, r]
     kept = (solution + left @ rows)[:, ~gone]  # R_kept T_kept^-1  [d_out, n - r]
@@ -54,8 +54,16 @@ def removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int]
     return Pair(left, every.whitened @ rows.T)
 
 
-def insertion(batches: Sequence[Columns], memory: Memory, added: Collection[int]) -> Pair:
-    """W(A) - W(A without J) as a pair of rank |J|; `added` holds J, positions among the columns A of `batches`."""
+def insertion(
+    batches: Sequence[Columns], memory: Memory, added: Collection[int], amplification_limit: float = math.inf
+) -> Pair:
+    """W(A) - W(A without J) as a pair of rank |J|; `added` holds J, positions among the columns A of `batches`.
+
+    With a limit, each of them is held against it as if it were appended last (see `replacement`).
+    """
+    if added and amplification_limit < math.inf:
+        every, factored = Columns.concatenate(batches), _factored(whole_system(batches, memory))
+        _check_amplified(every, sorted(added), _rows(factored, len(every), sorted(added)), amplification_limit)
     pair = removal(batches, memory, added)
     return Pair(-pair.left, pair.right)
 
@@ -74,19 +82,31 @@ def replacement(
     """
     every = Columns.concatenate(batches)
     system = whole_system(batches, memory)
+    rows = _rows(_factored(system), len(every), changed)
     chosen = torch.eye(len(every), dtype=torch.float64, device=system.device)[list(changed)]  # E_J'  [r, n]
-    rows = torch.linalg.lu_solve(*_factored(system), chosen, left=False)  # E_J' M  [r, n]
     _check(rows @ system - chosen, chosen)
-    masses = (every.keys * every.whitened).sum(dim=0)[list(changed)]  # G_jj  [r]
-    amplification = ((rows * chosen).sum(dim=1).abs() * masses).sqrt()  # [r]
-    wrong = ~(amplification <= amplification_limit)
-    if wrong.any():
-        names = [every.names[j] for j in changed]
-        raise SolveError(
-            f"a new value for {listed(names, wrong)} is amplified {amplification[wrong].max().item():.3g} times "
-            f"(limit {amplification_limit:g}): another active fact has nearly the same key. Revert one of them."
-        )
+    _check_amplified(every, changed, rows, amplification_limit)
     return Pair(shift, every.whitened @ rows.T)
+
+
+def _rows(factored: tuple[Tensor, Tensor], count: int, wanted: Sequence[int]) -> Tensor:
+    """The rows J of M = T^-1, E_J' M  [r, n], for the factors of T [n, n]."""
+    identity = torch.eye(count, dtype=torch.float64, device=factored[0].device)
+    rows: Tensor = torch.linalg.lu_solve(*factored, identity[list(wanted)], left=False)
+    return rows
+
+
+def _check_amplified(every: Columns, which: Sequence[int], rows: Tensor, limit: float) -> None:
+    """Raise `SolveError` naming those of the columns `which` whose sqrt(M_jj G_jj) exceeds the limit."""
+    masses = (every.keys * every.whitened).sum(dim=0)[list(which)]  # G_jj  [r]
+    amplification = (rows[range(len(which)), list(which)].abs() * masses).sqrt()  # [r]
+    wrong = ~(amplification <= limit)
+    if wrong.any():
+        raise SolveError(
+            f"the value of {listed([every.names[j] for j in which], wrong)} is amplified "
+            f"{amplification[wrong].max().item():.3g} times (limit {limit:g}): another active fact has nearly the same "
+            "key. Revert one of them, or use a ridge."
+        )
 
 
 def _factored(system: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
 from tabulate import tabulate
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.cli.opening import hush
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
@@ -51,17 +50,9 @@ class Exam:
         ]
 
 
-def demo(
-    model: Annotated[Path, typer.Option(help="Folder of the bundled model.")] = Path("checkpoints/tiny-world"),
-    stores: Annotated[Path, typer.Option(help="Where the demo's stores are made.")] = Path("checkpoints"),
-    quick: Annotated[bool, typer.Option("--quick", help="60 edits instead of 300.")] = False,
-    seed: Annotated[int, typer.Option(help="Which people are edited, and how.")] = 0,
-) -> None:
-    """Stream edits into the bundled model, show what was kept, forgotten and disturbed, and take one edit back.
-
-    Example: lifelong-edit demo --quick
-    """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+def run(model: Path, stores: Path, quick: bool, seed: int) -> None:
+    """Everything the command shows."""
+    hush()
     world, count = World.generate(BUNDLED_SEED), QUICK_EDITS if quick else EDITS
     requests = edit_requests(world, count, seed)
     exam = Exam(

@@ -120,10 +120,12 @@ def key_drift(session: Session) -> dict[str, float]:
     history, drift = session.head.history, {}
     chains = {slot: chain[-1] for slot, chain in history.chains().items()}
     requests = [EditRequest.from_dict(history.facts[min(c.facts)].request) for c in chains.values()]
+    if not requests:
+        return {layer.name: 0.0 for layer in session.head.layers.values()}
     for number, layer in session.head.layers.items():
         now = collect_keys(session.editable, requests, number, session.contexts)  # [d_in, slots]
         recorded = session.library.reader(layer.name)(list(chains.values())).keys
-        drift[layer.name] = float(((now - recorded).norm(dim=0) / recorded.norm(dim=0)).max()) if requests else 0.0
+        drift[layer.name] = float(((now - recorded).norm(dim=0) / recorded.norm(dim=0)).max())
     return drift
 
 

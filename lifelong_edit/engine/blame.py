@@ -47,11 +47,9 @@ class Blame:
 
 def blame(session: Session, prompt: str, count: int = 5) -> Blame:
     """The `count` slots with the largest shares, each tried by leaving it out; one fact must be active."""
-    editable, history = session.editable, session.head.history
+    editable, history = session.at_head(), session.head.history
     if not history.active:
         raise RequestError("No fact is active, so no edit can be behind an answer.")
-    if session.checked_out is not None:
-        raise RequestError(f"The model shows seq {session.checked_out}. Go back to the head first: checkout().")
     if not prompt.strip():
         raise RequestError("The prompt is empty. Give the text whose continuation you want explained.")
     with editable.rewritten({n: layer.base for n, layer in session.head.layers.items()}):

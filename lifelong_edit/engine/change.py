@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,8 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
     takes the place of; a slot of protected facts alone keeps the value that the base has. Raises `RequestError` without
     a model, and what the target optimisation and the algebra raise.
     """
-    editable, head, limit = session.editable, session.head, session.settings.amplification_limit
-    seq = head.last.seq + 1
+    editable, head, seq = session.editable, session.head, session.head.last.seq + 1
+    limit = math.inf if kind == "revert" else session.settings.amplification_limit  # one can always go back
     after = head.history.then(seq, kind, body)
     slots = [slot for slot, chain in after.chains().items() if not chain]
     if not slots:

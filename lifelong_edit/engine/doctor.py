@@ -36,9 +36,10 @@ def _format(session: Session) -> Finding:
 
 
 def _software(session: Session) -> list[Finding]:
-    recorded, here = session.head.last.body["versions"], software()
+    computed = next(e for e in reversed(session.head.entries) if e.weights or e.kind == "init")
+    recorded, here = computed.body["versions"], software()
     return [
-        Finding(name, f"{recorded.get(name)} at the last entry, {now} here", "" if same else OTHER_SOFTWARE)
+        Finding(name, f"{recorded.get(name)} at seq {computed.seq}, {now} here", "" if same else OTHER_SOFTWARE)
         for name, now in here.items()
         for same in [recorded.get(name) == now]
     ]

@@ -20,12 +20,13 @@ from lifelong_edit.engine.founding import Model, found, opened
 from lifelong_edit.engine.intake import take_in
 from lifelong_edit.engine.measuring import EFFICACY, Scope, scored, scores_body
 from lifelong_edit.engine.moments import Progress
-from lifelong_edit.engine.provenance import signature
+from lifelong_edit.engine.provenance import signed
 from lifelong_edit.engine.radius import predicted
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
+from lifelong_edit.store.naming import check_tag, fact_named
 from lifelong_edit.tracking.watch import Watch
 
 PROBED = 20
@@ -87,7 +88,7 @@ class LifelongEditor(Reader):
         self, fact: str, target: str, method: str = "memit", actor: str | None = None, reason: str | None = None
     ) -> Commit:
         """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings it back."""
-        old = verbs.fact_named(self._session.head.history, fact)
+        old = fact_named(self._session.head.history.facts, fact)
         if old.status != "active":
             raise RequestError(
                 f"fact {old.id!r} is {old.status} since seq {old.since}. Restore it, or apply a new one."
@@ -158,6 +159,7 @@ class LifelongEditor(Reader):
 
     def preview_revert(self, *facts: str, commit: int | str | None = None, to: int | str | None = None) -> Commit:
         """What `revert` would do, with the predicted `radius`; neither store nor model is changed."""
+        self._session.at_head()
         change = plan(self._session, "revert", self._revert_body(facts, commit, to, None, None))
         return described(change, predicted(self._session, change))
 
@@ -171,7 +173,7 @@ class LifelongEditor(Reader):
     def tag(self, name: str, at: int | str | None = None, actor: str | None = None, reason: str | None = None) -> Entry:
         """Name an entry, by default the newest, for `at`, `checkout`, `diff` and `revert(to=...)`."""
         seq = self.head.seq if at is None else self._session.seq(at)
-        verbs.check_tag(self.history(), name)
+        check_tag(self.history(), name)
         return self._session.note("tag", {**self._signed(actor, reason), "tag": name, "target": seq})
 
     def measure(
@@ -235,4 +237,4 @@ class LifelongEditor(Reader):
         return {**self._signed(actor, reason), **body}
 
     def _signed(self, actor: str | None, reason: str | None) -> dict[str, Any]:
-        return signature(actor, reason, self.settings.seed)
+        return signed(actor, reason, self.settings.seed)

@@ -15,7 +15,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.layers import weights_digest
 from lifelong_edit.engine.moments import Progress, collected_moments, read_moment, shipped_moments
 from lifelong_edit.engine.probes import take_probes
-from lifelong_edit.engine.provenance import signature
+from lifelong_edit.engine.provenance import signed
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
@@ -61,7 +61,7 @@ def found(
             "init",
             _body(editable, base, layers, moments, scratch, settings)
             | ({"watch": Watched.on_base(editable, watch).to_dict()} if watch else {})
-            | signature(actor, reason, settings.seed),
+            | signed(actor, reason, settings.seed),
             None,
             {},
             GENESIS,

@@ -140,7 +140,7 @@ class EditedLayer:
                 shift = other.base_residuals[:, then] - one.base_residuals[:, now]  # [d_out, r]
                 steps.append(replacement(core, self.memory, [left.index(p) for p in some], shift, limit))
         if added:
-            steps.append(insertion(list(after.columns.values()), self.memory, added))
+            steps.append(insertion(list(after.columns.values()), self.memory, added, amplification_limit))
         return Pair.concatenate(steps)
 
     def _unchanged(self, batches: Batches) -> tuple[dict[int, Columns], dict[int, Pair]]:

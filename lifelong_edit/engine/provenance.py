@@ -1,41 +1,27 @@
-"""Who made an entry, when, why and with what: the part of every ledger entry's body that no edit decides."""
+"""What a computation of the engine depends on beside its inputs, as every entry that has one says."""
 
 from __future__ import annotations
 
-import getpass
 import platform
-from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-LIBRARIES = ("lifelong-edit", "torch", "transformers", "safetensors", "numpy")
+from lifelong_edit.store.signing import signature
+
+LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
 
 
-def signature(actor: str | None, reason: str | None, seed: int) -> dict[str, Any]:
-    """The common fields of an entry's body; without `actor`, the user this process runs as."""
-    return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "actor": actor if actor is not None else _user(),
-        "reason": reason,
-        "seed": seed,
-        "versions": software(),
-    }
+def signed(actor: str | None, reason: str | None, seed: int) -> dict[str, Any]:
+    """The common fields of the body of an entry that something was computed for."""
+    return signature(actor, reason, seed, software())
 
 
 def software() -> dict[str, str | int]:
-    """What a computation here depends on beside its inputs."""
+    """Versions of the libraries, the kind of processor, and the number of threads."""
     return {
-        "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user id without a name
-        return None

@@ -17,6 +17,7 @@ from lifelong_edit.errors import ModelMismatch, RequestError, StoreCorrupt, Stor
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import Entry, History, Store
+from lifelong_edit.store.naming import entry_named
 
 REBUILT_OTHERWISE = (
     "The weights rebuilt from the store are not bit for bit those recorded. That is expected with another "
@@ -73,25 +74,22 @@ class Session:
             raise RequestError("The store was opened without a model. Open it with model=..., the unedited base.")
         return self._editable
 
-    def writable(self) -> EditableModel:
-        """The live model, when the store can be written to; checked before anything is computed."""
+    def at_head(self) -> EditableModel:
+        """The live model, while it shows the head; `RequestError` when another state is checked out."""
         editable = self.editable
-        self.store.check_writable()
         if self.checked_out is not None:
             raise RequestError(f"The model shows seq {self.checked_out}. Go back to the head first: checkout().")
         return editable
 
+    def writable(self) -> EditableModel:
+        """The live model, when the store can be written to; checked before anything is computed."""
+        editable = self.at_head()
+        self.store.check_writable()
+        return editable
+
     def seq(self, ref: int | str) -> int:
         """The seq that a number, a tag or the beginning of an entry's digest names; `RequestError` for none or two."""
-        if isinstance(ref, int):
-            found = {entry.seq for entry in self.head.entries if entry.seq == ref}
-        else:
-            found = {e.body["target"] for e in self.head.entries if e.kind == "tag" and e.body["tag"] == ref}
-            found = found or {e.seq for e in self.head.entries if len(ref) >= 4 and e.digest.startswith(ref)}
-        if len(found) != 1:
-            what = "no entry" if not found else f"{len(found)} entries"
-            raise RequestError(f"{ref!r} names {what}. Give a seq up to {self.head.last.seq}, a tag, or a digest.")
-        return int(found.pop())
+        return entry_named(self.head.entries, str(ref)).seq
 
     def note(self, kind: str, body: dict[str, Any]) -> Entry:
         """Commit an entry that leaves the weights as they are."""

@@ -7,19 +7,9 @@ from typing import Any
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.store import Entry, FactLife, History
+from lifelong_edit.store.naming import fact_named
 
 ADVICE = "`facts()` lists every fact with its status."
-
-
-def fact_named(history: History, name: str) -> FactLife:
-    """The fact whose id is `name`, or begins with it; `RequestError` when there is none or several."""
-    if name in history.facts:
-        return history.facts[name]
-    found = [fact for id, fact in history.facts.items() if len(name) >= 4 and id.startswith(name)]
-    if len(found) != 1:
-        what = "is unknown" if not found else f"begins {len(found)} ids"
-        raise RequestError(f"fact {name!r} {what}. {ADVICE}")
-    return found[0]
 
 
 def revert_body(history: History, names: Sequence[str]) -> dict[str, Any]:
@@ -69,15 +59,6 @@ def facts_of(history: History, seq: int) -> list[str]:
     return ids
 
 
-def check_tag(entries: Sequence[Entry], name: str) -> None:
-    """Raise `RequestError` for a tag that is taken, or that cannot be told from a seq or a digest."""
-    if not name.strip() or not name.isprintable() or all(c in "0123456789abcdef" for c in name):
-        raise RequestError(f"{name!r} is no name for a tag: it needs a letter beyond f, or a sign.")
-    taken = next((entry for entry in entries if entry.kind == "tag" and entry.body["tag"] == name), None)
-    if taken is not None:
-        raise RequestError(f"the tag {name!r} was given to seq {taken.body['target']} by entry {taken.seq} already.")
-
-
 def changed_facts(history: History, body: dict[str, Any]) -> tuple[FactLife, ...]:
     """The facts an entry names first: those it writes, takes out or brings back."""
     named: Iterable[Any] = body["facts"]
@@ -85,7 +66,7 @@ def changed_facts(history: History, body: dict[str, Any]) -> tuple[FactLife, ...
 
 
 def _distinct(history: History, names: Sequence[str]) -> list[str]:
-    ids = [fact_named(history, name).id for name in names]
+    ids = [fact_named(history.facts, name).id for name in names]
     if not ids or len(set(ids)) != len(ids):
         raise RequestError("Name the facts, each once.")
     return ids

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import sqlite3
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from lifelong_edit.algebra.objective import Memory, fold, materialise
@@ -29,60 +23,26 @@ from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import Seen
 from lifelong_edit.store.objects import ObjectStore
 from tests.editing.test_keys import never
+from tests.engine.editors import (
+    BATCHES,
+    MEMORIES,
+    assert_close,
+    base_model,
+    edited,
+    files,
+    formula_two,
+    ledger_of,
+    live,
+    sum_of_deltas,
+)
 from tests.models import MODEL_TYPES, sentence_piece, small_editable, small_model
 from tests.samples import REQUESTS, TEXT, lively_editable, new_editor
-
-BATCHES = (REQUESTS[:2], REQUESTS[2:5], REQUESTS[5:])
-MEMORIES = ("batch", "joint")
-NAME = "transformer.h.0.mlp.c_proj.weight"
-
-
-def base_model() -> EditableModel:
-    """The unedited model of this file; every call gives another instance with the same bits."""
-    return lively_editable("gpt2")
-
-
-def edited(folder: Path, batches: Iterable[Sequence[EditRequest]] = BATCHES, **choices: Any) -> LifelongEditor:
-    """An editor whose new store holds these batches, written with the default method."""
-    editor = new_editor(folder, base_model(), **choices)
-    for batch in batches:
-        editor.apply(batch)
-    return editor
 
 
 def without(*ids: str) -> list[list[EditRequest]]:
     """The sample batches less some facts; a batch that becomes empty is left out."""
     kept = [[request for request in batch if request.id not in ids] for batch in BATCHES]
     return [batch for batch in kept if batch]
-
-
-def live(editor: LifelongEditor) -> Tensor:
-    return editor.editable.weight(0)
-
-
-def assert_close(actual: Tensor, expected: Tensor, base: Tensor, tolerance: float) -> None:
-    """Equal up to `tolerance` relative to what was changed in the base."""
-    assert (actual.double() - expected.double()).norm() <= tolerance * (expected.double() - base.double()).norm()
-
-
-def files(folder: Path) -> dict[str, str]:
-    """The digest of every file among the objects and statistics, by path."""
-    found = sorted(path for part in ("objects", "statistics") for path in (folder / part).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
-def ledger_of(folder: Path) -> list[dict[str, Any]]:
-    """The bodies of a store's entries, read with nothing but sqlite3 and json."""
-    with sqlite3.connect(folder / "ledger.db") as db:
-        rows = db.execute("SELECT body FROM entries ORDER BY seq").fetchall()
-    db.close()
-    return [json.loads(body) for (body,) in rows]
-
-
-def record_of(folder: Path, digest: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of the one edited weight in a record, read with nothing but safetensors."""
-    tensors = load_file(folder / "objects" / digest[:2] / f"{digest}.safetensors")
-    return {name.removeprefix(f"{NAME}/"): tensor for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -172,12 +132,7 @@ def test_recorded_deltas_sum_to_the_fold(memory: str, tmp_path: Path) -> None:
         editor.revert("kessel")
         expected = live(editor)
     base = base_model().weight(0)
-    total = base.double().numpy()
-    for body in ledger_of(tmp_path / "store"):
-        if "record" in body:
-            record = record_of(tmp_path / "store", body["record"])
-            total = total + record["left"] @ record["right"].T
-    assert_close(torch.from_numpy(total), expected, base, 1e-6)
+    assert_close(base + sum_of_deltas(tmp_path / "store"), expected, base, 1e-6)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -186,25 +141,8 @@ def test_formula_two_rebuilds_the_head_without_this_package(memory: str, tmp_pat
     with edited(tmp_path / "store", memory=memory) as editor:
         editor.revert("emile", "bo")
         expected = live(editor)
-    columns: dict[str, list[np.ndarray[Any, Any]]] = {}
-    batch_of: list[int] = []
-    bodies = ledger_of(tmp_path / "store")
-    reverted = {id for body in bodies if body["kind"] == "revert" for id in body["facts"]}
-    for body in (body for body in bodies if body["kind"] == "edit"):
-        active = [place for place, fact in enumerate(body["facts"]) if fact["id"] not in reverted]
-        batch_of += [body["seq"]] * len(active)
-        for name, tensor in record_of(tmp_path / "store", body["record"]).items():
-            columns.setdefault(name, []).append(tensor[..., active])
-    keys, whitened, residuals, ridge = (
-        np.concatenate(columns[name], axis=-1) for name in ("keys", "whitened", "base_residuals", "ridge")
-    )
-    system = whitened.T @ keys
-    if memory == "batch":
-        system *= np.subtract.outer(batch_of, batch_of) <= 0
-    system += np.diag(ridge)
     base = base_model().weight(0)
-    delta = np.linalg.solve(system.T, residuals.T).T @ whitened.T
-    assert_close(base.double() + torch.from_numpy(delta), expected, base, 1e-6)
+    assert_close(base + formula_two(tmp_path / "store"), expected, base, 1e-6)
 
 
 def test_a_known_request_is_skipped_and_reported(tmp_path: Path) -> None:

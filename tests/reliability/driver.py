@@ -200,7 +200,8 @@ def prepare(job: Job) -> None:
 PREPARED = 1_000_000
 """Seed of what `prepare` commits; no other job uses it."""
 
-OPERATIONS: Mapping[str, Callable[[Job], None]] = {
+Operations = Mapping[str, Callable[[Job], None]]
+OPERATIONS: Operations = {
     operation.__name__: operation
     for operation in (init, apply, revert, stream, gc, upgrade, recover, verify, read, hold, race, prepare)
 }
@@ -215,7 +216,7 @@ def report(*words: str) -> None:
     os.writev(1, [" ".join(words).encode() + b"\n"])
 
 
-def perform(job: Job) -> int:
+def perform(job: Job, operations: Operations) -> int:
     """Do the job and give the exit code, as the command line would."""
     try:
         if job.uid is not None:
@@ -224,14 +225,14 @@ def perform(job: Job) -> int:
             os.setuid(job.uid)
         if job.mutant:
             MUTANTS[job.mutant]()
-        OPERATIONS[job.operation](job)
+        operations[job.operation](job)
     except LifelongEditError as error:
         report("error", type(error).__name__, *str(error).split())
         return error.exit_code
     return 0
 
 
-def serve() -> None:
+def serve(operations: Operations) -> None:
     """Fork for every line of standard input, until it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS)  # lets an unprivileged strace attach
     for line in sys.stdin:
@@ -240,7 +241,7 @@ def serve() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS)
             report("pid", str(os.getpid()))
             os.read(0, 1)
-            os._exit(perform(Job(**json.loads(line))))
+            os._exit(perform(Job(**json.loads(line)), operations))
         report("exit", str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 
 
@@ -254,4 +255,4 @@ def _must_refuse(store: Store) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(OPERATIONS)

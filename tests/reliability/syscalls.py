@@ -67,9 +67,9 @@ class Outcome:
 class Driver:
     """A warm driver process; one job at a time. Use it as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "tests.reliability.driver") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.driver"],
+            [sys.executable, "-m", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

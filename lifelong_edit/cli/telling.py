@@ -1,0 +1,167 @@
+"""Facts, entries and commits as text for people and as plain values for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from lifelong_edit.cli.output import SHORT, counted, listed, printable, table
+from lifelong_edit.store import Entry, FactLife
+
+if TYPE_CHECKING:
+    from lifelong_edit.engine import Commit
+    from lifelong_edit.engine.radius import BlastRadius, Shift
+
+TOP = 10  # facts that a text shows of many
+DONE = {"edit": "written", "replace": "written", "protect": "protected", "revert": "reverted", "restore": "restored"}
+
+
+def question(fact: FactLife) -> str:
+    """The fact's prompt with its subject in place."""
+    return str(fact.request.get("prompt", "")).replace("{}", str(fact.request.get("subject", ""))).rstrip()
+
+
+def statement(fact: FactLife) -> str:
+    """What the fact asks for: ``'Ada Quill was born in' -> 'Marn'``."""
+    return printable(f"{question(fact)!r} -> {fact.request.get('target_new')!r}")
+
+
+def told_facts(facts: Sequence[FactLife], told: str) -> list[str]:
+    """How many facts were what is `told`, and a line for each of the first; nothing for none."""
+    lines = [f"  {printable(fact.id)}  {statement(fact)}" for fact in facts[:TOP]]
+    more = [f"  and {len(facts) - TOP} more"] if len(facts) > TOP else []
+    return [f"{counted(len(facts), 'fact')} {told}", *lines, *more] if facts else []
+
+
+def ids_in(entry: Entry, name: str = "facts") -> list[str]:
+    """The ids of the facts in one of an entry's lists, empty where it has none."""
+    return [fact if isinstance(fact, str) else fact["id"] for fact in entry.body.get(name, ())]
+
+
+def summary(entry: Entry) -> str:
+    """What an entry did, in one line."""
+    body = entry.body
+    if entry.kind == "init":
+        config = body["config"]
+        return f"layers {listed(config['layers'])}, {config['memory']} memory, {config['targets']} targets"
+    if entry.kind == "tag":
+        return printable(f"{body['tag']} names entry {body['target']}")
+    if entry.kind == "measure":
+        figures = [row for row in body.get("retention", ()) if row["value"] is not None]
+        facts = sum(row["facts"] for row in figures)
+        kept = sum(row["value"] * row["facts"] for row in figures) / max(facts, 1)
+        return f"retention {kept:.3f} of {counted(facts, 'fact')}"
+    named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
+    told = [f"{counted(len(named), 'fact')} {DONE[entry.kind]}"] if named else []
+    others = [f"{len(ids)} {name}" for name in ("restored", "superseded") if (ids := ids_in(entry, name))]
+    back = [f"back to entry {body['to']}"] if "to" in body else []
+    return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "")
+
+
+def entry_document(entry: Entry, tags: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+    """An entry without its requests and hyper-parameters."""
+    body = entry.body
+    return {
+        **{name: getattr(entry, name) for name in ("seq", "digest", "kind", "time")},
+        **{name: body.get(name) for name in ("actor", "reason", "method", "record", "weights")},
+        "tags": list(tags.get(entry.seq, ())),
+        **{name: ids_in(entry, name) for name in ("facts", "superseded", "restored")},
+        "summary": summary(entry),
+    }
+
+
+def one_line(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
+    """An entry in a line: seq, digest, kind, tags, what it did."""
+    return f"{entry.seq:>4} {entry.digest[:SHORT]} {entry.kind:8}{tagged(entry, tags)} {summary(entry)}"
+
+
+def full_text(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
+    """An entry as git shows a commit."""
+    reason = entry.body.get("reason")
+    return "\n".join(
+        [
+            f"entry {entry.seq} {entry.digest[:SHORT]} {entry.kind}{tagged(entry, tags)}",
+            f"Actor:  {printable(entry.body.get('actor'))}",
+            f"Time:   {printable(entry.time)}",
+            "",
+            *([f"    {printable(reason)}", ""] if reason else []),
+            f"    {summary(entry)}",
+        ]
+    )
+
+
+def tagged(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
+    """The entry's tags in brackets, after a blank."""
+    names = tags.get(entry.seq)
+    return f" ({listed(names)})" if names else ""
+
+
+def commit_document(commit: Commit) -> dict[str, Any]:
+    """A commit, made or only previewed (then `entry` is null)."""
+    entry = commit.entry and {name: getattr(commit.entry, name) for name in ("seq", "digest", "kind", "weights")}
+    return {
+        "entry": entry,
+        "facts": commit.facts,
+        **{name: getattr(commit, name) for name in ("skipped", "superseded", "restored", "rewritten", "survived")},
+        "radius": commit.radius and {**_fields(commit.radius), "lost": [shift.fact for shift in commit.radius.lost]},
+    }
+
+
+def commit_line(commit: Commit) -> str:
+    """A commit in a line."""
+    known = f"{counted(len(commit.skipped), 'request')} known already"
+    if commit.entry is None:
+        return f"nothing written: {known}"
+    return f"{commit.entry.seq:>4} {commit.entry.digest[:SHORT]} {summary(commit.entry)}" + (
+        f"; {known}" if commit.skipped else ""
+    )
+
+
+def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str:
+    """What a commit of this kind did, or would do; `facts` are those that its ids stand for."""
+    entry = commit.entry
+    head = f"entry {entry.seq} {entry.digest[:SHORT]} {kind}" if entry else f"{kind}: nothing is written"
+    named = {
+        DONE[kind]: [fact.id for fact in commit.facts],
+        "active again": commit.restored,
+        "superseded": commit.superseded,
+        "whose slot gets a new value": commit.rewritten,
+    }
+    lines = [head, *(line for told, ids in named.items() for line in told_facts([facts[id] for id in ids], told))]
+    return "\n".join(lines + ([radius_text(commit.radius, facts)] if commit.radius else []))
+
+
+def radius_text(radius: BlastRadius, facts: Mapping[str, FactLife]) -> str:
+    """The facts that a change is not about and moves most, and what is lost."""
+    told = f"Blast radius: {counted(len(radius.shifts), 'other active fact')}"
+    if radius.measured:
+        told += f", {len(radius.measured)} measured, {len(radius.lost)} lost"
+    lines = [told]
+    if radius.recomputed:
+        lines.append(f"  batches solved anew: entries {listed([str(seq) for seq in radius.recomputed])}")
+    if radius.saw:
+        lines.append(f"  optimised with it in place: entries {listed([str(seq) for seq in radius.saw])}")
+    shown = [*radius.shifts[:TOP], *(shift for shift in radius.lost if shift not in radius.shifts[:TOP])]
+    rows = [_shift_row(shift, facts[shift.fact], shift in radius.lost) for shift in shown]
+    headers = ["fact", "seq", "predicted", "p before", "p after", "", "says"]
+    return "\n".join(lines + ([table(rows, headers)] if rows else []))
+
+
+def _shift_row(shift: Shift, fact: FactLife, lost: bool) -> list[object]:
+    """`p` is the target's probability, the geometric mean over its tokens."""
+    before, after = (f"{math.exp(-score.nll):.3f}" if score else "" for score in (shift.before, shift.after))
+    return [
+        shift.fact,
+        shift.seq,
+        f"{shift.predicted:.2e}",
+        before,
+        after,
+        "lost" if lost else "",
+        statement(fact),
+    ]
+
+
+def _fields(radius: BlastRadius) -> dict[str, Any]:
+    return {field.name: getattr(radius, field.name) for field in fields(radius)}

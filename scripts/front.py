@@ -1,0 +1,471 @@
+"""Stream facts under many settings and find the front between what holds (efficacy) and what stays (untouched recall).
+
+    python scripts/front.py world=tiny memory=joint,batch ridge=0.03,0.1     # every combination of the values given
+    LIFELONG_EDIT_DATA=... python scripts/front.py world=real layers=1 entities=1 stop=0.2
+    python scripts/front.py --table                                          # docs/front.md and docs/front.png
+
+`world=tiny` edits the bundled model in batches of 10, `world=real` edits known CounterFact cases on the model
+`real-facts` in batches of 50. What is measured is kept out of what is protected: a third group of subjects, neither
+edited nor measured, gives the entities of the second moment. Rows go to a JSONL file with all their settings, and what
+it holds is not measured again. Targets on the base weights and second moments are kept in a scratch folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from statistics import fmean as mean
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tabulate import tabulate
+from torch import Tensor
+
+from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.algebra.objective import Memory, append, base_residuals, fold, materialise
+from lifelong_edit.algebra.second_moment import Metric, SecondMoment
+from lifelong_edit.editing.contexts import sample_contexts
+from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.spread import LayerState, spread
+from lifelong_edit.editing.statistics import StatisticsSettings, begin, collect
+from lifelong_edit.editing.targets import TargetSettings, optimise_targets
+from lifelong_edit.errors import SolveError
+from lifelong_edit.facts import EditRequest, canonical_digest
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.tracking.drift import perplexity
+from lifelong_edit.tracking.scores import score_continuations, score_edits
+from lifelong_edit.world.generator import BUNDLED_SEED, World
+from lifelong_edit.world.requests import edit_requests, question, split_people
+from lifelong_edit.world.tasks import held_out_stories
+from lifelong_edit.world.text import Writer
+
+EDITED, MEASURED, COHORT, SAMPLE, BLOCK = 600, 700, 50, 100, 100
+COLUMNS = ["all ea", "newest ea", "oldest ea", *(f"sample {figure}" for figure in ("pa", "ns", "na", "aa"))]
+COLUMNS += ["untouched", "listed", "ppl"]
+TEXTS = ("enwiki_sample", "factbook", "books_heldout")
+MARKER = "<!-- front.py --table writes what follows -->"
+Row = dict[str, Any]
+Fact = tuple[str, str]  # prompt, answer
+
+
+@dataclass(frozen=True)
+class Point:
+    """The settings of one stream; `world` apart, the defaults are the project's.
+
+    `ridge` is relative to g, the mean Gram diagonal of the stream's keys. The second moment is that of text plus
+    `entities` times that of the last tokens of `count` listed names (`names`: bare | prompts). Before every measurement
+    come, for the facts that miss (bare or behind one of `heed` contexts), `relax` passes that halve their ridge, then
+    `refine` passes that find them new targets on the live weights.
+    """
+
+    world: str = "tiny"
+    facts: int = EDITED
+    memory: str = "joint"
+    targets: str = "base"
+    layers: str = "1"
+    ridge: float = 0.067
+    entities: float = 0.0
+    names: str = "bare"
+    count: int = 1200
+    contexts: int = 3
+    stop: float = 0.05
+    clamp: float = 1.5
+    kl: float = 0.0625
+    refine: int = 0
+    relax: int = 0
+    heed: int = 0
+    seed: int = 0
+
+    @classmethod
+    def of(cls, row: Row) -> Point:
+        """The settings of a measured row."""
+        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
+
+    @property
+    def edited_layers(self) -> list[int]:
+        return [int(layer) for layer in self.layers.split("+")]
+
+    @property
+    def target(self) -> TargetSettings:
+        return TargetSettings(stop=self.stop, clamp=self.clamp, kl=self.kl)
+
+    def about(self) -> str:
+        """What differs from the project's defaults."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("world", "facts", "seed")}
+        return " ".join(f"{k}={v}" for k, v in own.items() if v != getattr(Point(), k)) or "defaults"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with its facts in three groups: edited (`requests`), measured (`untouched`) and `listed`."""
+
+    name: str
+    editable: EditableModel
+    batch: int
+    requests: list[EditRequest]
+    untouched: list[Fact]
+    listed: list[EditRequest]
+    text: list[str]
+    held_out: list[str]
+    scratch: Path
+    contexts: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contexts", sample_contexts(self.editable, 5, 0))
+
+    def cached(self, make: Callable[[], Tensor], *causes: Any) -> Tensor:
+        """The tensor `make` gives, kept under everything it depends on."""
+        path = self.scratch / f"{canonical_digest([self.name, *causes])[:24]}.safetensors"
+        if not path.is_file():
+            save_file({"value": make().contiguous()}, path)
+        return load_file(path)["value"]
+
+    def text_moment(self, layer: int) -> Tensor:
+        """Second moment [d_in, d_in] over the tokens of generic text."""
+        wanted = StatisticsSettings(tokens=200_000 if self.name == "tiny" else 100_000)
+
+        def make() -> Tensor:
+            *_, last = collect(self.editable, self.text, wanted, begin(self.editable, [layer]))
+            return last.moments[layer].value().matrix
+
+        return self.cached(make, "text", layer, asdict(wanted))
+
+    def entity_moment(self, layer: int, names: str, count: int) -> Tensor:
+        """Second moment [d_in, d_in] over the last tokens of listed subjects, bare and prefixed or in their prompts."""
+
+        def make() -> Tensor:
+            fronts = self.contexts if names == "bare" else ()
+            listed = [replace(r, prompt="{}") for r in self.listed] if names == "bare" else self.listed
+            forms = [replace(r, prompt=front + r.prompt) for r in listed[:count] for front in ("", *fronts)]
+            keys = collect_keys(self.editable, forms, layer, ())  # [d_in, n]
+            return keys @ keys.T / keys.shape[1]
+
+        return self.cached(make, "entities", layer, names, count)
+
+    def metric(self, layer: int, point: Point) -> Metric:
+        """The point's mixture of second moments."""
+        matrix = self.text_moment(layer)
+        if point.entities:
+            matrix = matrix + point.entities * self.entity_moment(layer, point.names, point.count)
+        return Metric.from_moment(SecondMoment(matrix, 1), EditorSettings().shrinkage)
+
+    def base_targets(self, point: Point) -> Tensor:
+        """Target deltas [d_out, facts] on the base weights, in blocks that other points share."""
+        layer, contexts, blocks = max(point.edited_layers), self.contexts[: point.contexts], []
+        for start in range(0, point.facts, BLOCK):
+            groups = [[request] for request in self.requests[start : start + BLOCK]]
+
+            def make(groups: list[list[EditRequest]] = groups) -> Tensor:
+                return optimise_targets(self.editable, groups, layer, contexts, point.target).delta
+
+            blocks.append(self.cached(make, "targets", layer, point.contexts, asdict(point.target), start))
+        return torch.cat(blocks, dim=1)
+
+    def right(self, facts: Sequence[Fact]) -> list[bool]:
+        """Which answers the live model gives."""
+        return [score.argmax for score in score_continuations(self.editable.model, self.editable.tokenizer, facts)]
+
+    def perplexity(self) -> float:
+        return perplexity(self.editable.model, self.editable.tokenizer, self.held_out)
+
+
+class Stream:
+    """The state of one stream: columns and pairs of every edited layer; the live model holds the weights."""
+
+    def __init__(self, bench: Bench, point: Point) -> None:
+        self.bench, self.point, self.layers = bench, point, point.edited_layers
+        self.editable, self.contexts = bench.editable, bench.contexts[: point.contexts]
+        self.base = {layer: self.editable.weight(layer) for layer in self.layers}
+        self.metrics = {layer: bench.metric(layer, point) for layer in self.layers}
+        self.ridges = {layer: point.ridge * self.mean_mass(layer) for layer in self.layers}
+        self.columns: dict[int, list[Columns]] = {layer: [] for layer in self.layers}
+        self.pairs = {layer: [Pair.empty(*self.base[layer].shape)] for layer in self.layers}
+
+    def mean_mass(self, layer: int) -> float:
+        """g, the mean of k'C^-1 k over the stream's keys."""
+        keys = collect_keys(self.editable, self.bench.requests, layer, self.contexts)
+        return (keys * self.metrics[layer].whiten(keys)).sum(0).mean().item()
+
+    def targets(self, batch: list[EditRequest]) -> Tensor:
+        """Target deltas [d_out, n] on the live weights."""
+        groups = [[request] for request in batch]
+        return optimise_targets(self.editable, groups, self.layers[-1], self.contexts, self.point.target).delta
+
+    def place(self, layer: int, columns: Columns) -> Tensor:
+        """The layer's weight with one more batch."""
+        earlier = Pair.concatenate(self.pairs[layer])
+        self.columns[layer].append(columns)
+        self.pairs[layer].append(append(columns, earlier, Memory(self.point.memory)))
+        return materialise(self.base[layer], self.pairs[layer])
+
+    def add(self, batch: list[EditRequest], delta: Tensor, on_base: bool) -> None:
+        """Write one batch for its target deltas [d_out, n]."""
+        ridge, names = torch.ones(len(batch), dtype=torch.float64), [request.subject for request in batch]
+        states = {
+            n: LayerState(self.base[n], self.metrics[n], Pair.concatenate(self.pairs[n]), ridge * self.ridges[n], {})
+            for n in self.layers
+        }
+        spread(self.editable, batch, names, delta, on_base, states, self.contexts, self.place)
+        self.editable.set_weights({n: materialise(self.base[n], self.pairs[n]) for n in self.layers})
+
+    def missing(self, done: list[EditRequest]) -> list[int]:
+        """Which facts the live model does not state, bare or behind one of `heed` contexts."""
+        fronts = ("", *self.bench.contexts[: self.point.heed])
+        right = self.bench.right([(front + r.question, r.target_new) for r in done for front in fronts])
+        return [i for i in range(len(done)) if not all(right[i * len(fronts) : (i + 1) * len(fronts)])]
+
+    def relax(self, done: list[EditRequest]) -> int:
+        """Half the ridge for the facts that miss; how many did. Joint memory."""
+        missing = self.missing(done)
+        for layer in self.layers if missing else []:
+            every = Columns.concatenate(self.columns[layer])
+            ridge = every.ridge.clone()
+            ridge[missing] /= 2
+            self.refit(layer, replace(every, ridge=ridge))
+        return len(missing)
+
+    def refine(self, done: list[EditRequest]) -> int:
+        """New live targets for the facts that miss, an equal share a layer; how many did. Joint memory."""
+        missing = self.missing(done)
+        share = self.targets([done[i] for i in missing]) / len(self.layers) if missing else None
+        for layer in self.layers if share is not None else []:
+            every = Columns.concatenate(self.columns[layer])
+            values = every.base_residuals.clone()
+            values[:, missing] = base_residuals(share, every.keys[:, missing], self.pairs[layer])
+            self.refit(layer, replace(every, base_residuals=values))
+        return len(missing)
+
+    def refit(self, layer: int, columns: Columns) -> None:
+        """Joint memory with these columns in place of all earlier ones."""
+        self.columns[layer], self.pairs[layer] = [columns], fold([columns], Memory.joint)
+        self.editable.set_weight(layer, materialise(self.base[layer], self.pairs[layer]))
+
+
+def stream(bench: Bench, point: Point, stops: Sequence[int]) -> Iterator[Row]:
+    """One stream; a row at each stop. A stream that the solver refuses ends there, and says so."""
+    base = {layer: bench.editable.weight(layer) for layer in point.edited_layers}
+    listed = [(request.question, str(request.target_true)) for request in bench.listed[:150]]
+    untouched, listed, ppl = known(bench, bench.untouched), known(bench, listed), bench.perplexity()
+    with bench.editable.rewritten(base):
+        state = Stream(bench, point)
+        deltas = bench.base_targets(point) if point.targets == "base" else torch.empty(0)
+        for start in range(0, point.facts, bench.batch):
+            done = bench.requests[: start + bench.batch]
+            try:
+                batch, on_base = done[start:], point.targets == "base"
+                delta = deltas[:, start : start + bench.batch] if on_base else state.targets(batch)
+                state.add(batch, delta, on_base)
+                if len(done) in stops:
+                    missed = [state.relax(done) for _ in range(point.relax)]
+                    missed += [state.refine(done) for _ in range(point.refine)]
+            except SolveError as error:
+                yield {"at": len(done), "refused": str(error)[:120]}
+                return
+            if len(done) in stops:
+                row = {"at": len(done), **figures(bench, done), "missed": missed}
+                row |= {"untouched": mean(bench.right(untouched)), "listed": mean(bench.right(listed))}
+                yield row | {"ppl": bench.perplexity() / ppl}
+
+
+def known(bench: Bench, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts that the live model, before any edit, gets right."""
+    return [fact for fact, right in zip(facts, bench.right(facts), strict=True) if right]
+
+
+def figures(bench: Bench, done: list[EditRequest]) -> Row:
+    """Newest and oldest cohort and a sample of all facts edited so far."""
+    row: Row = {}
+    sample = random.Random(0).sample(done, SAMPLE)
+    for name, cohort in (("newest", done[-COHORT:]), ("oldest", done[:COHORT]), ("sample", sample)):
+        scores = score_edits(bench.editable, cohort)
+        row |= {f"{name} {figure}": getattr(scores, figure) for figure in ("ea", "pa", "na", "ns", "aa")}
+    row["all ea"] = mean(bench.right([(request.question, request.target_new) for request in done]))
+    return row
+
+
+def trimmed(request: EditRequest, strangers: set[str]) -> EditRequest:
+    """The request without neighbours that are edited or listed, and with few prompts of each sort."""
+    fine = [p for p in request.neighborhood_prompts if not any(name in p for name in strangers)]
+    return replace(
+        request,
+        neighborhood_prompts=tuple(fine[:3]),
+        paraphrase_prompts=request.paraphrase_prompts[:2],
+        attribute_prompts=request.attribute_prompts[:2],
+    )
+
+
+def tiny(scratch: Path, seed: int) -> Bench:
+    """The bundled model and its world; listed prompts ask for facts that the listed people have."""
+    world, rng = World.generate(BUNDLED_SEED), random.Random(f"front {seed}")
+    facts, (_, others) = world.facts_by_subject(), split_people(world, EDITED, seed)
+    measured, listed = others[:MEASURED], others[MEASURED:]
+    asked = [(person, fact) for person in listed for fact in [rng.choice(facts[person])]]
+    texts = [question(world, fact, rng)[0] for _, fact in asked]
+    prompts = [text.replace(person, "{}") for (person, _), text in zip(asked, texts, strict=True)]
+    return Bench(
+        name=f"tiny {seed}",
+        editable=EditableModel.open("checkpoints/tiny-world", dtype=torch.float32),
+        batch=10,
+        requests=[trimmed(request, set(listed)) for request in edit_requests(world, EDITED, seed)],
+        untouched=[question(world, rng.choice(facts[person]), rng) for person in measured[:300]],
+        listed=[
+            EditRequest(prompt=prompt, subject=person, target_new=fact.object, target_true=fact.object)
+            for prompt, (person, fact) in zip(prompts, asked, strict=True)
+        ],
+        text=[document.text for document in Writer(world, "statistics").one_pass()],
+        held_out=held_out_stories(world, 60, seed),
+        scratch=scratch,
+    )
+
+
+def real(scratch: Path, seed: int) -> Bench:
+    """The model of real facts; after the known cases, subjects it may not know are listed too."""
+    folder = Path(os.environ["LIFELONG_EDIT_DATA"])
+    cases = [case_request(case) for case in json_lines(folder / "data/known_cases.jsonl.gz")]
+    random.Random(f"front {seed}").shuffle(cases)
+    edited, measured, listed = cases[:EDITED], cases[EDITED : EDITED + MEASURED], cases[EDITED + MEASURED :]
+    taken = {request.subject for request in cases}
+    more = [case_request(case) for case in json_lines(folder / "data/counterfact_rome_format.jsonl.gz")]
+    listed += list({r.subject: r for r in more if r.subject not in taken}.values())
+    strangers = {request.subject for request in (*edited, *listed[: len(cases)])}
+    article, country, book = (lines_of(folder / f"data/text/{name}.txt.gz") for name in TEXTS)
+    text = [line for pair in zip(article, country, strict=False) for line in pair if len(line) > 80]
+    return Bench(
+        name=f"real {seed}",
+        editable=EditableModel.open(folder / "models/real-facts", dtype=torch.float32),
+        batch=50,
+        requests=[trimmed(request, strangers) for request in edited],
+        untouched=[(request.question, str(request.target_true)) for request in measured[:300]],
+        listed=listed,
+        text=text,
+        held_out=[line for line in book if len(line) > 300][:40],
+        scratch=scratch,
+    )
+
+
+def case_request(case: Row) -> EditRequest:
+    """A CounterFact record as a request."""
+    edit = case["requested_rewrite"]
+    return EditRequest(
+        prompt=edit["prompt"],
+        subject=edit["subject"],
+        target_new=edit["target_new"]["str"],
+        target_true=edit["target_true"]["str"],
+        paraphrase_prompts=case["paraphrase_prompts"],
+        neighborhood_prompts=case["neighborhood_prompts"],
+    )
+
+
+def json_lines(path: Path) -> list[Row]:
+    """The records of a JSONL file; none where there is no file."""
+    return [json.loads(line) for line in lines_of(path)] if path.is_file() else []
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text, packed or not."""
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+
+
+def points(assignments: Sequence[str]) -> list[Point]:
+    """Every combination of the values in `name=value,value` texts."""
+    kinds = {f.name: type(getattr(Point(), f.name)) for f in fields(Point)}
+    lists = {name: values.split(",") for name, values in (text.split("=", 1) for text in assignments)}
+    cast = [[kinds[name](value) for value in values] for name, values in lists.items()]
+    return [Point(**dict(zip(lists, values, strict=True))) for values in itertools.product(*cast)]
+
+
+def best(rows: list[Row]) -> list[Row]:
+    """The rows that no other beats in both weakest efficacy and untouched recall."""
+    places = [(efficacy(row), row["untouched"]) for row in rows]
+    beaten = [any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in places) for p in places]
+    return [row for row, lost in zip(rows, beaten, strict=True) if not lost]
+
+
+def efficacy(row: Row) -> float:
+    """The weaker of all facts and the oldest ones."""
+    return min(row["all ea"], row["oldest ea"])
+
+
+def table(rows: list[Row]) -> str:
+    """All rows as Markdown, best untouched recall first; an asterisk marks the front."""
+    front, lines = best(rows), []
+    for row in sorted(rows, key=lambda row: -row["untouched"]):
+        mark = "*" if row in front else ""
+        lines.append([mark, Point.of(row).about(), *(row[name] for name in COLUMNS)])
+    return tabulate(lines, ["", "differs from the defaults in", *COLUMNS], "github", floatfmt=".3f", missingval="")
+
+
+def report(rows: list[Row], text: Path) -> None:
+    """The tables below the marker of `text`, whose prose above it stays, and the picture beside it."""
+    refused = [f"{row['world']}, {row['at']} facts, {Point.of(row).about()}" for row in rows if "refused" in row]
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in (row for row in rows if "refused" not in row):
+        groups.setdefault((row["world"], row["at"]), []).append(row)
+    parts = [f"## {world}, {at} facts\n\n{table(groups[world, at])}" for world, at in sorted(groups, reverse=True)]
+    prose = text.read_text().split(MARKER)[0] if text.is_file() else "# The front\n\n"
+    parts = [prose + MARKER, *parts, f"Streams that the solver refused: {'; '.join(refused) or 'none'}."]
+    text.write_text("\n\n".join(parts) + "\n")
+    picture(groups, text.with_suffix(".png"))
+
+
+def picture(groups: dict[tuple[str, int], list[Row]], path: Path) -> None:
+    """Untouched recall against efficacy, a panel for each world at its telling number of facts."""
+    from matplotlib.figure import Figure  # the extra `report`
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    for axes, group in zip(figure.subplots(1, 2), (("tiny", 600), ("real", 300)), strict=True):
+        kinds: dict[str, list[Row]] = {"plain": [], "new targets for misses": [], "lower ridge for misses": []}
+        for row in groups[group]:
+            point = Point.of(row)
+            kinds[list(kinds)[2 if point.relax else bool(point.refine)]].append(row)
+        for name, own in kinds.items():
+            axes.scatter([row["untouched"] for row in own], [efficacy(row) for row in own], label=name, s=28)
+        front = sorted((row["untouched"], efficacy(row)) for row in best(groups[group]))
+        axes.plot(*zip(*front, strict=True), color="grey", linewidth=1, zorder=0)
+        axes.set(
+            title=f"{group[0]}, {group[1]} facts", xlabel="untouched recall", ylabel="efficacy: all, oldest (lower)"
+        )
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+WORLDS = {"tiny": tiny, "real": real}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", help="name=value,value: fields of Point")
+    parser.add_argument("--stops", type=int, nargs="+", default=[100, 200, 300, 400, 500, 600])
+    parser.add_argument("--raw", type=Path, default=Path("docs/front.jsonl"))
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp/front"))
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        report(json_lines(options.raw), options.raw.with_suffix(".md"))
+        return
+    measured = {(Point.of(row), row["at"]) for row in json_lines(options.raw)}
+    options.scratch.mkdir(exist_ok=True)
+    benches: dict[tuple[str, int], Bench] = {}
+    for point in points(options.settings):
+        if all((point, stop) in measured for stop in options.stops if stop <= point.facts):
+            continue
+        place = point.world, point.seed
+        benches[place] = benches.get(place) or WORLDS[point.world](options.scratch, point.seed)
+        rows = [{**asdict(point), **row} for row in stream(benches[place], point, options.stops)]
+        with options.raw.open("a") as raw:
+            raw.writelines(json.dumps(row) + "\n" for row in rows)
+        print(point.about(), {name: rows[-1].get(name) for name in ("at", "refused", *COLUMNS)}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

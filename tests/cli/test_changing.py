@@ -1,0 +1,123 @@
+"""`init`, `apply`, `stream`, `revert`, `restore`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lifelong_edit.facts import EditRequest
+from tests.cli.conftest import Place, write_requests
+from tests.samples import REQUESTS
+
+
+def test_a_store_is_pinned_to_what_was_chosen(made: Place) -> None:
+    body = made.entries()[0].body
+    assert body["config"]["layers"] == [0] and body["config"]["contexts"] == 1 and body["config"]["seed"] == 0
+    assert body["reason"] == "for the tests"
+
+
+def test_init_needs_second_moments_and_refuses_a_wrong_choice(made: Place, tmp_path: Path) -> None:
+    new = Place(tmp_path / "store", made.model)
+    done = new.run("init", "--layer", "0", model=True)
+    assert done.code == 2 and done.err.startswith("error: ")
+    assert new.run("init", "--memory", "most", model=True).code == 2
+    assert made.run("init", model=True).code != 0 and len(made.entries()) == 5
+
+
+def test_a_file_is_one_commit_and_applied_once(place: Place, tmp_path: Path) -> None:
+    source = write_requests(tmp_path / "two.jsonl", REQUESTS[4:])
+    (commit,) = place.ok("apply", source, "--reason", "ticket 12", "--json", model=True).json
+    entry = place.entries()[-1]
+    assert commit["entry"]["digest"] == entry.digest and [fact["id"] for fact in commit["facts"]] == ["ana", "kessel"]
+    assert entry.body["reason"] == "ticket 12"
+    assert "nothing written: 2 requests known already" in place.ok("apply", source, model=True).out
+    assert place.entries()[-1] == entry
+
+
+def test_all_lines_are_read_before_anything_is_written(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "wrong.jsonl"
+    source.write_text(json.dumps(REQUESTS[4].to_dict()) + "\n{}\n")
+    done = place.run("apply", str(source), "--batch-size", "1", model=True)
+    assert done.code == 2 and "wrong.jsonl:2" in done.err and len(place.entries()) == 5
+
+
+def test_a_dry_run_checks_batch_after_batch_and_writes_nothing(place: Place, tmp_path: Path) -> None:
+    first = EditRequest("{} was born in", "Ada Quill", "Oran", id="second")
+    other = EditRequest("{} was born in", "Ada Quill", "Kessel", id="third")
+    source = write_requests(tmp_path / "some.jsonl", [REQUESTS[0], first, REQUESTS[4], other])
+    expected = [
+        {"write": [], "skipped": ["ada"], "superseded": []},
+        {"write": ["second", "ana"], "skipped": [], "superseded": ["ada"]},
+        {"write": ["third"], "skipped": [], "superseded": ["second"]},
+    ]
+    for command in (["stream", source, "--batch", "10"], ["apply", source, "--batch-size", "10"]):
+        assert place.ok(*command, "--dry-run", "--json", model=True).json == expected
+    assert "3 facts would be written, by 2 commits" in place.ok("stream", source, "--dry-run", model=True).out
+    assert len(place.entries()) == 5
+    assert place.run("apply", source, "--dry-run", model=True).code == 2  # two answers to one prompt in one batch
+    assert place.run("apply", source, "--batch-size", "10", "--dry-run", "--method", "rome", model=True).code == 2
+
+
+def test_a_stream_of_standard_input_tells_every_commit_as_a_line_and_goes_on(place: Place) -> None:
+    lines = "".join(json.dumps(request.to_dict()) + "\n" for request in REQUESTS[3:])
+    told = place.ok("stream", "-", "--batch", "2", "--json", model=True, stdin=lines).out.splitlines()
+    commits = [json.loads(line) for line in told]
+    assert [[fact["id"] for fact in commit["facts"]] for commit in commits] == [["ana"], ["kessel"]]
+    assert [commit["skipped"] for commit in commits] == [["norvik"], []]
+    again = place.ok("stream", "-", "--batch", "2", model=True, stdin=lines).out.splitlines()
+    assert [line.split(":")[0] for line in again] == ["nothing written", "nothing written"]
+    assert len(place.entries()) == 7
+
+
+def test_a_revert_is_predicted_then_done_and_measured(place: Place) -> None:
+    preview = place.ok("revert", "ada", "--dry-run", "--json", model=True).json
+    assert preview["entry"] is None and len(place.entries()) == 5
+    assert [shift["before"] for shift in preview["radius"]["shifts"]] == [None, None]
+    text = place.ok("revert", "ada", "--reason", "was wrong", model=True).out
+    entry = place.entries()[-1]
+    assert f"entry 5 {entry.digest[:12]} revert" in text and "'Ada Quill was born in' -> 'Marn'" in text
+    assert "Blast radius: 2 other active facts, 2 measured" in text and entry.body["reason"] == "was wrong"
+    done = place.ok("revert", "bo", "--json", "--probe", "1", model=True).json
+    (shift,) = done["radius"]["shifts"]
+    assert shift["fact"] == "norvik" and shift["predicted"] > 0 and shift["before"]["nll"] > 0 and shift["after"]
+    said_before, said_after = (score["accuracy"] == 1.0 for score in (shift["before"], shift["after"]))
+    assert done["radius"]["lost"] == (["norvik"] if said_before and not said_after else [])
+
+
+def test_a_commit_is_reverted_and_a_state_is_gone_back_to(place: Place) -> None:
+    entries = place.entries()
+    done = place.ok("revert", "--commit", "two", "--json", model=True).json
+    assert [fact["id"] for fact in done["facts"]] == ["bo", "norvik"]
+    back = place.ok("revert", "--to", "two", "--json", model=True).json
+    assert back["entry"]["weights"] == entries[2].weights and back["restored"] == ["emile", "bo", "norvik"]
+
+
+def test_a_fact_is_restored(place: Place) -> None:
+    told = place.ok("restore", "emil", "--dry-run", model=True)
+    assert "1 fact restored" in told.out and len(place.entries()) == 5
+    text = place.ok("restore", "emile", "--reason", "was right", model=True).out
+    assert "1 fact restored" in text and "Blast radius: 3 other active facts" in text
+    assert place.entries()[-1].weights == place.entries()[2].weights
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["revert"],
+        ["revert", "nobody"],
+        ["revert", "ada", "--to", "two"],
+        ["revert", "--to", "nowhere"],
+        ["restore", "ada"],
+        ["restore", "ada", "--dry-run"],
+        ["diff", "0", "9"],
+        ["blame", " "],
+        ["apply", "no.jsonl"],
+        ["apply", "no.txt"],
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_line(made: Place, command: list[str]) -> None:
+    done = made.run(*command, model=True)
+    assert done.code == 2 and done.out == "" and done.err.startswith("error: ")
+    assert len(made.entries()) == 5

@@ -1,0 +1,64 @@
+"""Every command and every option is documented, with an example that parses."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from typing import Any
+
+import pytest
+import typer
+
+from lifelong_edit import errors
+from lifelong_edit.cli import options
+from lifelong_edit.cli.main import EXIT_CODES, app
+from lifelong_edit.engine import LifelongEditor
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+VERBS = "init apply stream status log show diff blame revert restore tag verify backup clone gc doctor demo".split()
+DRY = ("apply", "stream", "revert", "restore", "gc")
+
+
+def named(command: Any) -> dict[str, Any]:
+    return {option: parameter for parameter in command.params for option in parameter.opts}
+
+
+def test_the_verbs_are_there() -> None:
+    assert sorted(COMMANDS) == sorted(VERBS)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_command_says_what_it_does_and_shows_an_example_that_parses(name: str) -> None:
+    command = COMMANDS[name]
+    about, example = re.fullmatch(r"(.+)\n\nExample: lifelong-edit (.+)", command.help, re.S).groups()
+    assert about and shlex.split(example)[0] == name
+    required = [] if not getattr(named(command).get("--model"), "required", False) else ["--model", "folder"]
+    command.make_context(name, [*required, *shlex.split(example)[1:]])
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_option_and_argument_is_told(name: str) -> None:
+    assert [parameter.name for parameter in COMMANDS[name].params if not parameter.help] == []
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_options_that_all_share_are_called_alike(name: str) -> None:
+    found = named(COMMANDS[name])
+    if name != "demo":
+        assert {"--json", "--store"} <= set(found) and found["--store"].envvar == "LIFELONG_EDIT_STORE"
+        assert "--model" not in found or {"--dtype", "--device"} <= set(found)
+    assert ("--dry-run" in found) == (name in DRY)
+    assert ("--actor" in found) == ("--reason" in found) == (name in "init apply stream revert restore tag".split())
+
+
+def test_every_exit_code_of_the_errors_is_told() -> None:
+    codes = {kind.exit_code for _, kind in inspect.getmembers(errors, inspect.isclass)}
+    assert {0, *codes, 130} <= {int(code) for code in re.findall(r"\d+", EXIT_CODES)}
+
+
+def test_defaults_are_those_of_the_engine() -> None:
+    apply, revert = (inspect.signature(verb).parameters for verb in (LifelongEditor.apply, LifelongEditor.revert))
+    assert apply["method"].default == options.METHOD and revert["probe"].default == options.PROBED
+    stream = inspect.signature(LifelongEditor.stream).parameters
+    assert named(COMMANDS["stream"])["--batch"].default == stream["batch"].default

@@ -1,0 +1,85 @@
+"""Entries and commits in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from lifelong_edit.cli.output import jsonable
+from lifelong_edit.cli.telling import TOP, commit_document, commit_line, commit_text, summary, told_facts
+from lifelong_edit.engine import Commit
+from lifelong_edit.engine.radius import BlastRadius, Shift
+from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.tracking.scores import Score
+
+SAID, UNSAID = Score(math.log(2.0), 1.0), Score(math.log(8.0), 0.5)
+REQUEST = {"prompt": "{} lives in", "subject": "Ada\x1b[31m", "target_new": "Marn"}
+
+
+def fact(id: str) -> FactLife:
+    return FactLife(id, 1, REQUEST, "slot", "active", 1)
+
+
+def entry(kind: str, **body: Any) -> Entry:
+    return Entry(3, "d" * 64, "c" * 64, {"kind": kind, "time": "2026-01-01", **body})
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (entry("protect", facts=[{"id": "a", "request": REQUEST}]), "1 fact protected: Ada\\x1b[31m"),
+        (entry("restore", facts=["a", "b"], superseded=["c"]), "2 facts restored, 1 superseded: a, b"),
+        (entry("revert", facts=[], restored=["a"], to=2), "1 restored, back to entry 2"),
+        (entry("tag", tag="good", target=2), "good names entry 2"),
+        (
+            entry(
+                "measure",
+                retention=[
+                    {"cohort": 1, "metric": "m", "value": 1.0, "facts": 3},
+                    {"cohort": 2, "metric": "m", "value": 0.0, "facts": 1},
+                    {"cohort": 3, "metric": "m", "value": None, "facts": 9},
+                ],
+            ),
+            "retention 0.750 of 4 facts",
+        ),
+        (entry("measure", retention=[]), "retention 0.000 of 0 facts"),
+        (
+            entry("init", config={"layers": [1, 2], "memory": "joint", "targets": "base"}),
+            "layers 1, 2, joint memory, base targets",
+        ),
+    ],
+)
+def test_an_entry_in_a_line(told: Entry, expected: str) -> None:
+    assert summary(told) == expected
+
+
+def test_many_facts_are_counted_and_the_first_shown() -> None:
+    lines = told_facts([fact(f"f{i}") for i in range(TOP + 2)], "written")
+    assert lines[0] == "12 facts written" and lines[-1] == "  and 2 more" and len(lines) == TOP + 2
+    assert lines[1] == r"  f0  'Ada\x1b[31m lives in' -> 'Marn'" and told_facts([], "written") == []
+
+
+def test_the_blast_radius_shows_the_most_affected_and_all_that_is_lost() -> None:
+    facts = {id: fact(id) for id in ["gone", *(f"f{i}" for i in range(TOP + 3))]}
+    shifts = [Shift(f"f{i}", 1, 1.0 / (i + 1), SAID, SAID) for i in range(TOP + 1)]
+    lost = Shift(f"f{TOP + 1}", 1, 0.01, SAID, UNSAID)
+    radius = BlastRadius((*shifts, lost, Shift(f"f{TOP + 2}", 1, 0.001)), recomputed=(4, 7), saw=(9,))
+    commit = Commit(entry("revert", facts=["gone"]), (fact("gone"),), radius=radius)
+    lines = commit_text(commit, "revert", facts).splitlines()
+    assert lines[0] == f"entry 3 {'d' * 12} revert" and lines[1] == "1 fact reverted"
+    assert "Blast radius: 13 other active facts, 12 measured, 1 lost" in lines
+    assert "  batches solved anew: entries 4, 7" in lines and "  optimised with it in place: entries 9" in lines
+    rows = [line.split()[:6] for line in lines if line.startswith("f") and line[1].isdigit()]
+    assert [row[0] for row in rows] == [*(f"f{i}" for i in range(TOP)), f"f{TOP + 1}"]
+    assert rows[-1] == [f"f{TOP + 1}", "1", "1.00e-02", "0.500", "0.125", "lost"]
+    document = jsonable(commit_document(commit))
+    assert document["radius"]["lost"] == [f"f{TOP + 1}"] and document["radius"]["recomputed"] == [4, 7]
+    assert document["radius"]["shifts"][-1]["before"] is None
+
+
+def test_a_commit_in_a_line_tells_what_was_known_already() -> None:
+    made = Commit(entry("edit", facts=[{"id": "a", "request": REQUEST}]), (fact("a"),), skipped=("b",))
+    assert commit_line(made) == f"   3 {'d' * 12} 1 fact written: Ada\\x1b[31m; 1 request known already"
+    assert commit_line(Commit(None, skipped=("a", "b"))) == "nothing written: 2 requests known already"
