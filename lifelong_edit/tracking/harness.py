@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +56,14 @@ def measure_harness(
 def _harness(folder: Path) -> tuple[Any, Any, Any]:
     """The harness's evaluator, its models of transformers, and a manager of the folder's tasks."""
     try:
-        evaluator, models = import_module("lm_eval.evaluator"), import_module("lm_eval.models.huggingface")
-        managing = import_module("lm_eval.tasks")
+        from lm_eval import evaluator
+        from lm_eval.models import huggingface as models
+        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise RequestError(
             f"lm-evaluation-harness cannot be imported: {error}. Install it with: pip install 'lifelong-edit[eval]'."
         ) from error
-    return evaluator, models, managing.TaskManager(include_path=str(folder), include_defaults=False)
+    return evaluator, models, TaskManager(include_path=str(folder), include_defaults=False)
 
 
 def _figures(results: dict[str, Any]) -> Iterator[tuple[str, Figure]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ import torch
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.tracking import harness
 from lifelong_edit.tracking.harness import measure_harness
 from lifelong_edit.tracking.scores import score_continuations
 from tests.models import small_editable
@@ -118,9 +117,6 @@ def test_a_task_that_the_folder_lacks_is_an_error(folder: Path) -> None:
 
 
 def test_a_missing_extra_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    def absent(name: str) -> Any:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(harness, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(RequestError, match=r"pip install 'lifelong-edit\[eval\]'"):
         measure_harness(small_editable("llama"), folder, ["towns"])
