@@ -73,7 +73,11 @@ def code_from_outside(module: str, tree: ast.AST) -> Iterator[str]:
 def suspicious(module: str, call: ast.Call) -> Iterator[str]:
     name = called(call)
     if name.endswith("import_module") and module not in IMPORTERS:
-        yield f"{name} of a name that is computed"
+        wanted = call.args[0] if call.args else None
+        if not (isinstance(wanted, ast.Constant) and isinstance(wanted.value, str)):
+            yield f"{name} of a name that is computed"
+        elif wanted.value.split(".")[0] in FOREIGN | BUILTINS:
+            yield f"{name} of {wanted.value}"
     if name.endswith((".format", ".format_map")) and module not in FORMATTERS:
         receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
         if not isinstance(receiver, ast.Constant):
@@ -158,6 +162,7 @@ def test_a_model_is_loaded_in_one_function_with_these_arguments() -> None:
         "from huggingface_hub import snapshot_download",
         "transformers.pipeline('text-generation')",
         "importlib.import_module(name)",
+        "importlib.import_module('subprocess')",
         "prompt.format(subject)",
         "request.prompt.format_map(values)",
     ],
@@ -184,7 +189,8 @@ def test_a_way_to_foreign_sql_is_found(line: str) -> None:
 
 def test_ordinary_lines_are_not_suspected() -> None:
     code = (
-        "'{} of {}'.format(a, b)\nload(data)\nre.compile('x')\nf(local_files_only=True)\ntorch.load\n"
+        "'{} of {}'.format(a, b)\nimport_module('numpy.linalg')\nload(data)\n"
+        "re.compile('x')\nf(local_files_only=True)\ntorch.load\n"
         "Database(connection, execute_plugins=False)\ntable.rows_where('seq = ?', [seq])\nre.search(pattern, text)"
     )
     assert list(code_from_outside("m", ast.parse(code))) == []
