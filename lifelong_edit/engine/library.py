@@ -33,7 +33,10 @@ class Library:
         digest = self._records.get(seq)
         if digest is None:
             raise StoreCorrupt(f"entry {seq} names no record. Restore the ledger from a backup.")
-        return KernelRecord.from_bytes(self._store.objects.get(digest))
+        try:
+            return KernelRecord.from_bytes(self._store.objects.get(digest))
+        except StoreCorrupt as error:
+            raise StoreCorrupt(f"entry {seq}: {error}") from error
 
     def add(self, entry: Entry, columns: ByWeight) -> None:
         """A new entry, with the columns of its record where it has any."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lifelong_edit.errors import StoreCorrupt, StoreError
+from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.facts import canonical_digest, canonical_json
 from lifelong_edit.store.objects import is_digest
 
@@ -52,13 +52,13 @@ class Entry:
 
     @classmethod
     def after(cls, head: Entry | None, body: Mapping[str, Any]) -> Entry:
-        """The entry that follows `head`; `StoreError` when `body` is not JSON."""
+        """The entry that follows `head`; `RequestError`, before anything is written, when `body` is not JSON."""
         seq, prev = (head.seq + 1, head.digest) if head else (0, GENESIS)
         try:
             plain = json.loads(canonical_json({**body, "seq": seq, "prev": prev}))
             return cls(seq, canonical_digest(plain), prev, plain)
         except (TypeError, ValueError, RecursionError) as error:
-            raise StoreError(f"the body of entry {seq} cannot be written as JSON: {error}.") from error
+            raise RequestError(f"what entry {seq} would say cannot be written as JSON: {error}. Correct it.") from error
 
     @classmethod
     def from_row(cls, seq: int, digest: str, prev: str, text: str) -> Entry:

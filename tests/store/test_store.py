@@ -170,3 +170,12 @@ def test_a_missing_store_is_an_error_and_stays_missing(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match="no store"):
                 Store.open(root, read_only)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reason_that_is_no_unicode_is_the_users_mistake_and_the_next_commit_goes_on(
+    tmp_path: Path, edit_body: Callable[..., dict[str, Any]]
+) -> None:
+    with Store.create(tmp_path / "store") as store:
+        with pytest.raises(RequestError, match="cannot be written"):
+            store.commit("edit", {**edit_body("x"), "reason": "lone \ud800"}, None, {}, GENESIS)
+        assert store.commit("edit", edit_body("x"), None, {}, GENESIS).seq == 0
