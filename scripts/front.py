@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest, canonical_digest
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import score_continuations, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -100,7 +102,7 @@ class Point:
 
     def about(self) -> str:
         """What differs from the project's defaults."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("world", "facts", "seed")}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("world", "facts")}
         return " ".join(f"{k}={v}" for k, v in own.items() if v != getattr(Point(), k)) or "defaults"
 
 
@@ -118,13 +120,15 @@ class Bench:
     held_out: list[str]
     scratch: Path
     contexts: tuple[str, ...] = field(init=False)
+    fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "contexts", sample_contexts(self.editable, 5, 0))
+        object.__setattr__(self, "fingerprint", fingerprint(self.editable))
 
     def cached(self, make: Callable[[], Tensor], *causes: Any) -> Tensor:
         """The tensor `make` gives, kept under everything it depends on."""
-        path = self.scratch / f"{canonical_digest([self.name, *causes])[:24]}.safetensors"
+        path = self.scratch / f"{canonical_digest([self.name, self.fingerprint, *causes])[:24]}.safetensors"
         if not path.is_file():
             save_file({"value": make().contiguous()}, path)
         return load_file(path)["value"]
@@ -271,7 +275,7 @@ def stream(bench: Bench, point: Point, stops: Sequence[int]) -> Iterator[Row]:
                 yield {"at": len(done), "refused": str(error)[:120]}
                 return
             if len(done) in stops:
-                row = {"at": len(done), **figures(bench, done), "missed": missed}
+                row = {"at": len(done), "stops": list(stops), **figures(bench, done), "missed": missed}
                 row |= {"untouched": mean(bench.right(untouched)), "listed": mean(bench.right(listed))}
                 yield row | {"ppl": bench.perplexity() / ppl}
 
@@ -409,8 +413,9 @@ def report(rows: list[Row], text: Path) -> None:
     """The tables below the marker of `text`, whose prose above it stays, and the picture beside it."""
     refused = [f"{row['world']}, {row['at']} facts, {Point.of(row).about()}" for row in rows if "refused" in row]
     groups: dict[tuple[str, int], list[Row]] = {}
-    for row in (row for row in rows if "refused" not in row):
-        groups.setdefault((row["world"], row["at"]), []).append(row)
+    latest = {(row["world"], row["at"], Point.of(row).about()): row for row in rows if "refused" not in row}
+    for (world, at, _), row in latest.items():
+        groups.setdefault((world, at), []).append(row)
     parts = [f"## {world}, {at} facts\n\n{table(groups[world, at])}" for world, at in sorted(groups, reverse=True)]
     prose = text.read_text().split(MARKER)[0] if text.is_file() else "# The front\n\n"
     parts = [prose + MARKER, *parts, f"Streams that the solver refused: {'; '.join(refused) or 'none'}."]
@@ -447,7 +452,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="name=value,value: fields of Point")
     parser.add_argument("--stops", type=int, nargs="+", default=[100, 200, 300, 400, 500, 600])
     parser.add_argument("--raw", type=Path, default=Path("docs/front.jsonl"))
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp/front"))
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "front")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
