@@ -25,11 +25,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, append, base_residuals, materialise
+from lifelong_edit.algebra.objective import Memory, append, materialise
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import sample_contexts
-from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.spread import LayerState, spread
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.engine.moments import read_moment, shipped_moments
 from lifelong_edit.errors import SolveError
@@ -87,13 +87,6 @@ class Bench:
         groups = [[request] for request in batch]
         return optimise_targets(self.editable, groups, self.layer, self.contexts, TargetSettings()).delta
 
-    def columns(self, batch: list[EditRequest], delta: Tensor, ridge: float, on_base: bool, earlier: Pair) -> Columns:
-        """The batch's columns for targets found on the base weights or on those after `earlier`."""
-        keys, names = collect_keys(self.editable, batch, self.layer, self.contexts), tuple(r.subject for r in batch)
-        residuals = delta if on_base else base_residuals(delta, keys, [earlier])
-        ridges = torch.full((len(batch),), ridge, dtype=torch.float64)
-        return Columns(keys, self.metric.whiten(keys, names), residuals, ridges, names)
-
     def perplexity(self) -> float:
         return perplexity(self.editable.model, self.editable.tokenizer, self.stories)
 
@@ -127,20 +120,25 @@ def measure(model: Path, layer: int, job: Job) -> list[Row]:
 
 def stream(bench: Bench, memory: Memory, ridge: float, deltas: Tensor | None) -> Iterator[Row]:
     """One stream; a row at each load. A stream that the solver refuses ends there, and says so."""
-    layer, d_in, earlier = bench.layer, bench.base.shape[1], Pair.empty(*bench.base.shape)
+    layer, d_in, pairs = bench.layer, bench.base.shape[1], [Pair.empty(*bench.base.shape)]
     absolute, limit = ridge * bench.metric.mean_key_mass, EditorSettings().amplification_limit
+
+    def place(_layer: int, columns: Columns) -> Tensor:
+        pairs.append(append(columns, Pair.concatenate(pairs), memory, limit))
+        return materialise(bench.base, pairs)
+
     stops = {int(load * d_in): load for load in LOADS}
     for start in range(0, len(bench.requests), BATCH):
         batch, done = bench.requests[start : start + BATCH], bench.requests[: start + BATCH]
         delta = bench.targets(batch) if deltas is None else deltas[:, start : start + BATCH]
-        columns = bench.columns(batch, delta, absolute, deltas is not None, earlier)
+        ridges, names = torch.full((len(batch),), absolute, dtype=torch.float64), [r.subject for r in batch]
+        states = {layer: LayerState(bench.base, bench.metric, Pair.concatenate(pairs), ridges, {})}
         try:
-            pair = append(columns, earlier, memory, limit)
+            spread(bench.editable, batch, names, delta, deltas is not None, states, bench.contexts, place)
         except SolveError:
             yield {"load": len(done) / d_in, "refused": 1.0}
             return
-        earlier = Pair.concatenate([earlier, pair])
-        bench.editable.set_weight(layer, materialise(bench.base, [earlier]))
+        bench.editable.set_weight(layer, materialise(bench.base, pairs))
         if len(done) in stops:
             yield {"load": stops[len(done)], **bench.figures(done)}
 

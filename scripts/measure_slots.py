@@ -21,9 +21,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, append, base_residuals, materialise
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.algebra.objective import Memory, append, materialise
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.spread import LayerState, spread
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
@@ -97,17 +97,19 @@ def without_slots(model: Path, stream: Stream, settings: EditorSettings, method_
         editable, session = editor.editable, editor._session
         ((layer, state),) = session.head.layers.items()
         ridge = method_ridge * session.metrics[layer].mean_key_mass
-        earlier = Pair.empty(*state.base.shape)
+        pairs = [Pair.empty(*state.base.shape)]
+
+        def place(_layer: int, columns: Columns) -> torch.Tensor:
+            pairs.append(append(columns, Pair.concatenate(pairs), Memory.batch, settings.amplification_limit))
+            return materialise(state.base, pairs)
+
         for batch in batches([*stream.first, *stream.second], "no slots, batch, live"):
             delta = optimise_targets(editable, [[r] for r in batch], layer, editor.contexts, settings.target).delta
-            keys = collect_keys(editable, batch, layer, editor.contexts)
             ridges = torch.full((len(batch),), ridge, dtype=torch.float64)
-            columns = Columns(
-                keys, session.metrics[layer].whiten(keys), base_residuals(delta, keys, [earlier]), ridges,
-                tuple(r.subject for r in batch),
-            )  # fmt: skip
-            earlier = Pair.concatenate([earlier, append(columns, earlier, Memory.batch, settings.amplification_limit)])
-            editable.set_weight(layer, materialise(state.base, [earlier]))
+            before = LayerState(state.base, session.metrics[layer], Pair.concatenate(pairs), ridges, {})
+            names = [request.subject for request in batch]
+            spread(editable, batch, names, delta, False, {layer: before}, editor.contexts, place)
+            editable.set_weight(layer, materialise(state.base, pairs))
         return ["no slots, batch, live", *stream.figures(editable), ""]
 
 

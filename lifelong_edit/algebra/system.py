@@ -39,19 +39,7 @@ def removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int]
         M - pad(T_kept^-1) = M E_J (E_J' M E_J)^-1 E_J' M,
     so the delta is -X_J (M_JJ)^-1 (Q M' E_J)' with X = R_0 M. M is never formed, only its rows J.
     """
-    every = Columns.concatenate(batches)
-    gone = torch.zeros(len(every), dtype=torch.bool, device=every.keys.device)
-    gone[list(removed)] = True
-    if not gone.any():
-        return every.nothing()
-    system = whole_system(batches, memory)
-    factored = _factored(system)
-    rows = _rows(factored, len(every), gone.nonzero().flatten().tolist())  # E_J' M  [r, n]
-    solution = torch.linalg.lu_solve(*factored, every.base_residuals, left=False)  # X  [d_out, n]
-    left = -torch.linalg.lu_solve(*_factored(rows[:, gone]), solution[:, gone], left=False)  # -X_J M_JJ^-1  [d_out, r]
-    kept = (solution + left @ rows)[:, ~gone]  # R_kept T_kept^-1  [d_out, n - r]
-    _check(kept @ system[~gone][:, ~gone] - every.base_residuals[:, ~gone], every.base_residuals)
-    return Pair(left, every.whitened @ rows.T)
+    return _removal(batches, memory, removed, math.inf)
 
 
 def insertion(
@@ -61,10 +49,7 @@ def insertion(
 
     With a limit, each of them is held against it as if it were appended last (see `replacement`).
     """
-    if added and amplification_limit < math.inf:
-        every, factored = Columns.concatenate(batches), _factored(whole_system(batches, memory))
-        _check_amplified(every, sorted(added), _rows(factored, len(every), sorted(added)), amplification_limit)
-    pair = removal(batches, memory, added)
+    pair = _removal(batches, memory, added, amplification_limit)
     return Pair(-pair.left, pair.right)
 
 
@@ -87,6 +72,25 @@ def replacement(
     _check(rows @ system - chosen, chosen)
     _check_amplified(every, changed, rows, amplification_limit)
     return Pair(shift, every.whitened @ rows.T)
+
+
+def _removal(batches: Sequence[Columns], memory: Memory, removed: Collection[int], limit: float) -> Pair:
+    """`removal`, which holds each column that is taken out against an amplification limit."""
+    every = Columns.concatenate(batches)
+    gone = torch.zeros(len(every), dtype=torch.bool, device=every.keys.device)
+    gone[list(removed)] = True
+    if not gone.any():
+        return every.nothing()
+    system = whole_system(batches, memory)
+    factored = _factored(system)
+    which = gone.nonzero().flatten().tolist()
+    rows = _rows(factored, len(every), which)  # E_J' M  [r, n]
+    _check_amplified(every, which, rows, limit)
+    solution = torch.linalg.lu_solve(*factored, every.base_residuals, left=False)  # X  [d_out, n]
+    left = -torch.linalg.lu_solve(*_factored(rows[:, gone]), solution[:, gone], left=False)  # -X_J M_JJ^-1  [d_out, r]
+    kept = (solution + left @ rows)[:, ~gone]  # R_kept T_kept^-1  [d_out, n - r]
+    _check(kept @ system[~gone][:, ~gone] - every.base_residuals[:, ~gone], every.base_residuals)
+    return Pair(left, every.whitened @ rows.T)
 
 
 def _rows(factored: tuple[Tensor, Tensor], count: int, wanted: Sequence[int]) -> Tensor:

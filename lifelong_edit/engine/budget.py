@@ -12,7 +12,7 @@ from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.measuring import EFFICACY, Scope, measurements, scored, scores_body
 from lifelong_edit.engine.session import Session
 from lifelong_edit.errors import HealthStop, RequestError
-from lifelong_edit.store import Entry
+from lifelong_edit.store import EDITS, Entry
 from lifelong_edit.tracking.health import SIGNS, Band, Health, HealthLimits, Reading, judge
 from lifelong_edit.tracking.watch import Watched
 
@@ -44,7 +44,7 @@ class Budget:
 
     def due(self, entries: Iterable[Entry]) -> bool:
         """Whether the next edit is to be read: `every` edits after the last that was."""
-        edits = [entry for entry in entries if entry.kind in ("edit", "replace")]
+        edits = [entry for entry in entries if entry.kind in EDITS]
         since = next((n for n, entry in enumerate(reversed(edits)) if "vital" in entry.body), len(edits))
         return since + 1 >= self.every
 
@@ -61,12 +61,11 @@ def readings(entries: Iterable[Entry]) -> list[Reading]:
 
 def health(session: Session, limits: HealthLimits | None = None) -> Health:
     """How the store fares by its newest readings."""
-    return judge(readings(session.head.entries), limits or default_limits(session))
+    return judge(readings(session.head.entries), limits or default_limits(watched(session)))
 
 
-def default_limits(session: Session) -> HealthLimits:
+def default_limits(own: Watched | None) -> HealthLimits:
     """The default limits, none closer than the sampling noise of the watched facts."""
-    own = watched(session)
     return HealthLimits().widened(own.noise() if own else {})
 
 
@@ -77,16 +76,16 @@ def check(session: Session, change: Change, budget: Budget) -> dict[str, Any]:
     """
     scope = replace(budget.scope, newest=True)
     facts = scope.of(list(change.history.active.values()), session.settings.seed + session.head.last.seq)
+    own = watched(session)
     with session.editable.rewritten({n: layer.weight for n, layer in change.layers.items()}):
         figures = scored(session, facts, (EFFICACY,))
-        own = watched(session)
         signs = own.signs(session.editable) if own else {}
     learnt = {m.fact for m in measurements(session.head.entries, EFFICACY) if m.seq == m.cohort and m.value == 1.0}
     scores = dict(zip([fact.id for fact in facts], figures[EFFICACY].each, strict=True))
     old = [score for id, score in scores.items() if id in learnt]
     signs["forgetting"] = 1 - sum(score or 0.0 for score in old) / len(old) if old else 0.0
     reading = Reading(len(change.history.active), signs)
-    judged = judge([*readings(session.head.entries), reading], budget.limits or default_limits(session))
+    judged = judge([*readings(session.head.entries), reading], budget.limits or default_limits(own))
     if judged.band == Band.red and budget.on_red != OnRed.warn:
         raise HealthStop(f"{_told(judged)} Nothing was committed. Revert edits, or raise the limit.")
     if judged.band != Band.green:

@@ -12,7 +12,7 @@ import torch
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.editing.edit import BatchEdit, edit_batch
 from lifelong_edit.editing.spread import LayerState
-from lifelong_edit.engine.layers import Batches, EditedLayer, standing
+from lifelong_edit.engine.layers import EditedLayer, standing
 from lifelong_edit.engine.library import ByWeight
 from lifelong_edit.engine.session import Session
 from lifelong_edit.facts import EditRequest
@@ -51,18 +51,18 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
     limit = math.inf if kind == "revert" else session.settings.amplification_limit  # one can always go back
     after = head.history.then(seq, kind, body)
     slots = [slot for slot, chain in after.chains().items() if not chain]
-    if not slots:
-        layers = _becoming(session, standing(after, session.settings.memory), seq, {})
-        deltas = {layer.name: layer.delta_to(layers[n], seq, limit) for n, layer in head.layers.items()}
-        return Change(kind, body, after, layers, deltas, {}, ())
     facts = after.slots()
     groups = [list(facts[slot]) for slot in slots]
-    body = {**body, "columns": groups}
-    after = head.history.then(seq, kind, body)
-    edit, layers = _optimised(session, editable, after, seq, slots, groups, ridges)
-    columns = {layer.name: edit.columns[n] for n, layer in head.layers.items()}
+    columns: ByWeight = {}
+    if slots:
+        body = {**body, "columns": groups}
+        after = head.history.then(seq, kind, body)
+        edit, layers = _optimised(session, editable, after, seq, slots, groups, ridges)
+        columns = {layer.name: edit.columns[n] for n, layer in head.layers.items()}
+        body = {**body, "loss": list(edit.loss), "steps": list(edit.steps)}
+    else:
+        layers = session.layers_at(after)
     deltas = {layer.name: layer.delta_to(layers[n], seq, limit) for n, layer in head.layers.items()}
-    body = {**body, "loss": list(edit.loss), "steps": list(edit.steps)}
     written = {id for group in groups for id in group if id not in head.history.facts}
     rewritten = tuple(id for group in groups if not written & set(group) for id in group)
     return Change(kind, body, after, layers, deltas, columns, rewritten)
@@ -78,11 +78,13 @@ def _optimised(
     ridges: Ridges | None,
 ) -> tuple[BatchEdit, dict[int, EditedLayer]]:
     """New values for these slots, and the layers in which they stand."""
-    batches = standing(after, session.settings.memory)
+    batches, limit = standing(after, session.settings.memory), session.settings.amplification_limit
     layers: dict[int, EditedLayer] = {}
 
     def place(number: int, columns: Columns) -> torch.Tensor:
-        layers.update(_becoming(session, batches, seq, {session.head.layers[number].name: columns}))
+        layer = session.head.layers[number]
+        read = session.library.reader(layer.name, {seq: {layer.name: columns}})
+        layers[number] = layer.becoming(batches, read, new=seq, amplification_limit=limit)
         return layers[number].weight
 
     states = {
@@ -100,16 +102,6 @@ def _optimised(
     fixed = [i for i, group in enumerate(groups) if all(after.facts[id].protected for id in group)]
     edit = edit_batch(editable, requests, names, states, session.contexts, session.settings, place, fixed)
     return edit, layers
-
-
-def _becoming(session: Session, batches: Batches, seq: int, new: Mapping[str, Columns]) -> dict[int, EditedLayer]:
-    """The layers in which `batches` stand; with columns of entry `seq`, only the layers whose weights are in `new`."""
-    limit = session.settings.amplification_limit
-    return {
-        n: layer.becoming(batches, session.library.reader(layer.name, {seq: new}), None, seq, limit)
-        for n, layer in session.head.layers.items()
-        if not new or layer.name in new
-    }
 
 
 def _held(session: Session, name: str, slots: Sequence[str]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:

@@ -10,10 +10,10 @@ from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.layers import survived
 from lifelong_edit.engine.library import record_of
 from lifelong_edit.engine.measuring import EFFICACY, scored, scores_body
-from lifelong_edit.engine.radius import BlastRadius, measured_after, measured_before, predicted
+from lifelong_edit.engine.radius import BlastRadius, predicted, target_scores
 from lifelong_edit.engine.session import Head, Session, digest_of
 from lifelong_edit.engine.verbs import changed_facts
-from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.store import EDITS, Entry, FactLife
 
 SURVIVAL_WARNING = 0.9
 
@@ -47,7 +47,7 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     }
     body = {**change.body, "weights": digest_of(change.layers), "survived": kept}
     about = changed_facts(change.history, body)
-    if change.kind in ("edit", "replace") and "scores" not in body:
+    if change.kind in EDITS and "scores" not in body:
         with editable.rewritten(live):
             body |= scores_body(about, scored(session, about, (EFFICACY,)))
     record = record_of(change.deltas, change.columns, [fact.id for fact in about])
@@ -78,7 +78,8 @@ def described(change: Change, radius: BlastRadius | None = None) -> Commit:
 
 def commit_measured(session: Session, change: Change, count: int) -> Commit:
     """Commit a change, with its blast radius; the `count` most affected facts are measured before and after."""
-    facts = dict(session.head.history.facts)
-    radius = measured_before(session.editable, predicted(session, change), facts, count)
+    radius = predicted(session, change)
+    asked = radius.shifts[:count]
+    before = target_scores(session, asked)
     done = commit(session, change, {})
-    return replace(done, radius=measured_after(session.editable, radius, facts))
+    return replace(done, radius=radius.with_scores(before, target_scores(session, asked)))

@@ -11,6 +11,7 @@ from lifelong_edit.engine.session import Session
 from lifelong_edit.store import list_cache, list_strays
 from lifelong_edit.store.schema import FORMAT
 
+OTHER_SOFTWARE = "Digests may differ in the last bits; verify --replay says by how much."
 ROOM = 20  # commits of the largest size so far that should still fit on the disk
 
 
@@ -43,9 +44,6 @@ def _software(session: Session) -> list[Finding]:
         for name, now in here.items()
         for same in [recorded.get(name) == now]
     ]
-
-
-OTHER_SOFTWARE = "Digests may differ in the last bits; verify --replay says by how much."
 
 
 def _strays(session: Session) -> Finding:

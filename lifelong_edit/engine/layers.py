@@ -117,7 +117,8 @@ class EditedLayer:
     ) -> Pair:
         """`after` - this weight as a thin pair: columns taken out, values replaced in place, columns put in.
 
-        As in `becoming`, only values that the entry `new` writes are held against the amplification limit.
+        Columns put in are held against the amplification limit, values that replace others only where the entry
+        `new` writes them.
         """
         if list(after.batches)[:-1] == list(self.batches) and len(self._unchanged(after.batches)[1]) == len(self.pairs):
             return next(reversed(after.pairs.values()))

@@ -11,7 +11,7 @@ from typing import Any
 from lifelong_edit.engine.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.store import EDITS, Entry, FactLife
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.retention import Measured
 from lifelong_edit.tracking.scores import measure
@@ -55,7 +55,7 @@ def measurements(entries: Iterable[Entry], metric: str) -> Iterator[Measured]:
     """Every score of `metric` in the ledger: those taken at the edit, and later ones."""
     cohorts: dict[str, int] = {}
     for entry in entries:
-        if entry.kind in ("edit", "replace"):
+        if entry.kind in EDITS:
             cohorts |= {fact["id"]: entry.seq for fact in entry.body["facts"]}
         for id, value in entry.body.get("scores", {}).get(metric, {}).items():
             if value is not None:

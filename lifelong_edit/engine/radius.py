@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.session import Session
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.store import FactLife
 from lifelong_edit.tracking.scores import Score, score_continuations
 
 
@@ -40,6 +38,11 @@ class BlastRadius:
     shifts: tuple[Shift, ...]
     recomputed: tuple[int, ...]
     saw: tuple[int, ...]
+
+    def with_scores(self, before: Sequence[Score], after: Sequence[Score]) -> BlastRadius:
+        """The radius with what was measured of its most affected facts, in their order, before and after the change."""
+        first = [replace(s, before=b, after=a) for s, b, a in zip(self.shifts, before, after, strict=False)]
+        return replace(self, shifts=(*first, *self.shifts[len(first) :]))
 
     @property
     def measured(self) -> tuple[Shift, ...]:
@@ -74,24 +77,9 @@ def predicted(session: Session, change: Change) -> BlastRadius:
     return BlastRadius(tuple(Shift(id, after.facts[id].seq, size) for id, size in ordered), recomputed, saw)
 
 
-def measured_before(
-    editable: EditableModel, radius: BlastRadius, facts: dict[str, FactLife], count: int
-) -> BlastRadius:
-    """The radius with the scores of its `count` most affected facts on the live model, before the change."""
-    scores = _scores(editable, radius.shifts[:count], facts)
-    first = tuple(replace(s, before=score) for s, score in zip(radius.shifts, scores, strict=False))
-    return replace(radius, shifts=first + radius.shifts[len(first) :])
-
-
-def measured_after(editable: EditableModel, radius: BlastRadius, facts: dict[str, FactLife]) -> BlastRadius:
-    """The radius with the scores, after the change, of the facts that were measured before it."""
-    count = sum(shift.before is not None for shift in radius.shifts)
-    scores = _scores(editable, radius.shifts[:count], facts)
-    first = tuple(replace(s, after=score) for s, score in zip(radius.shifts, scores, strict=False))
-    return replace(radius, shifts=first + radius.shifts[len(first) :])
-
-
-def _scores(editable: EditableModel, shifts: Sequence[Shift], facts: dict[str, FactLife]) -> list[Score]:
+def target_scores(session: Session, shifts: Sequence[Shift]) -> list[Score]:
+    """How the live model says the facts of these shifts."""
+    facts, editable = session.head.history.facts, session.editable
     requests = [EditRequest.from_dict(facts[shift.fact].request) for shift in shifts]
     pairs = [(request.question, request.target_new) for request in requests]
     return score_continuations(editable.model, editable.tokenizer, pairs)

@@ -109,10 +109,10 @@ class Session:
 
     def checkout(self, seq: int | None) -> None:
         """Let the live model show the state after entry `seq`, or the head again."""
-        at_head = seq is None or seq == self.head.last.seq
-        layers = self.head.layers if at_head else self.layers_at(self.history_at(seq or 0))
+        elsewhere = None if seq == self.head.last.seq else seq
+        layers = self.head.layers if elsewhere is None else self.layers_at(self.history_at(elsewhere))
         self.editable.set_weights({n: layer.weight for n, layer in layers.items()})
-        self.checked_out = None if at_head else seq
+        self.checked_out = elsewhere
 
     def close(self) -> None:
         """Keep what was computed anew for the next open, then let the next writer in."""

@@ -2,7 +2,7 @@
 
 from lifelong_edit.store.copying import Copied, backup, clone
 from lifelong_edit.store.entries import GENESIS, Entry
-from lifelong_edit.store.history import Column, FactLife, History, lives
+from lifelong_edit.store.history import EDITS, Column, FactLife, History, lives
 from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import Ledger
 from lifelong_edit.store.lock import WriterLock
@@ -13,6 +13,7 @@ from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list
 from lifelong_edit.store.verify import Check, Inspection, inspect
 
 __all__ = [
+    "EDITS",
     "GENESIS",
     "Check",
     "Column",

@@ -11,7 +11,7 @@ from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store.entries import GENESIS, Entry
 from lifelong_edit.store.faults import sqlite_errors
-from lifelong_edit.store.history import FactLife, lives
+from lifelong_edit.store.history import EDITS, FactLife, lives
 from lifelong_edit.store.ledger import Ledger
 from lifelong_edit.store.migrations import NOTES, fresh
 from lifelong_edit.store.objects import ObjectStore
@@ -159,7 +159,7 @@ def _fits(record: Record, entry: Entry) -> bool:
         if "columns" in body:
             places = zip(record.facts, body["columns"], strict=True)
             return all(fact in column for fact, column in places)
-        if entry.kind in ("edit", "replace"):
+        if entry.kind in EDITS:
             return list(record.facts) == [fact["id"] for fact in body["facts"]]
         named = {*body["facts"], *body.get("restored", ()), *body.get("superseded", ())}
         return set(body["facts"]) <= set(record.facts) <= named

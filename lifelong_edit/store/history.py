@@ -31,6 +31,8 @@ from lifelong_edit.facts import statement_of
 from lifelong_edit.store.entries import Entry
 
 Status = Literal["active", "reverted", "superseded"]
+EDITS = ("edit", "replace")
+"""The kinds of entries that write what the base does not say."""
 
 
 @dataclass(frozen=True)
