@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from lifelong_edit.engine import Commit
     from lifelong_edit.engine.radius import BlastRadius, Shift
 
+EFFICACY = "rewrite/argmax"
 TOP = 10  # facts that a text shows of many
-DONE = {"edit": "written", "replace": "written", "protect": "protected", "revert": "reverted", "restore": "restored"}
+DONE = {
+    "edit": "written",
+    "replace": "written",
+    "protect": "protected",
+    "revert": "reverted",
+    "restore": "restored",
+    "relax": "given a lower ridge",
+}
 
 
 def question(fact: FactLife) -> str:
@@ -52,11 +60,17 @@ def summary(entry: Entry) -> str:
         figures = [row for row in body.get("retention", ()) if row["value"] is not None]
         facts = sum(row["facts"] for row in figures)
         kept = sum(row["value"] * row["facts"] for row in figures) / max(facts, 1)
-        return f"retention {kept:.3f} of {counted(facts, 'fact')}"
+        beside = [name for name in ("drift", "noise") if name in body]
+        told = [f"retention {kept:.3f} of {counted(facts, 'fact')}"] if figures or not beside else []
+        return ", ".join([*told, *beside])
     named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
     told = [f"{counted(len(named), 'fact')} {DONE[entry.kind]}"] if named else []
     others = [f"{len(ids)} {name}" for name in ("restored", "superseded") if (ids := ids_in(entry, name))]
     back = [f"back to entry {body['to']}"] if "to" in body else []
+    back += [f"{name} {seq}" for name in ("withdrawn", "reinstated") for seq in body.get(name, ())]
+    if entry.kind == "repair":
+        told = ["all batches solved together"]
+    told += [f"efficacy {was:.3f} to {now:.3f}" for was, now in [body["effect"][EFFICACY]]] if "effect" in body else []
     return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "")
 
 
@@ -105,6 +119,7 @@ def commit_document(commit: Commit) -> dict[str, Any]:
         "entry": entry,
         "facts": commit.facts,
         **{name: getattr(commit, name) for name in ("skipped", "superseded", "restored", "rewritten", "survived")},
+        "effect": commit.effect,
         "radius": commit.radius and {**_fields(commit.radius), "lost": [shift.fact for shift in commit.radius.lost]},
     }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
+from lifelong_edit.editing.methods import method_named
+from lifelong_edit.editing.methods.method import Method
 from lifelong_edit.editing.spread import check_spreadable
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
@@ -20,13 +22,17 @@ class EditorSettings:
     """The choices of a store, fixed at its creation and kept in its first ledger entry.
 
     `layers`: the edited layers; empty means the one at a fifth of the depth, where MEMIT edits GPT-J and Llama.
-    `memory` and `targets`: see the README. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
+    `memory` and `targets`: see the README. `ridge` of a method that has one, in units of the mean key mass of generic
+    text; None means the method's own. `halvings`: how often it may be halved for a new fact that the model would not
+    say otherwise. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `seed` decides everything drawn at random.
     """
 
     layers: tuple[int, ...] = ()
     memory: Memory = Memory.joint
     targets: str = "base"
+    ridge: float | None = None
+    halvings: int = 0
     contexts: int = 3
     shrinkage: float = 0.0
     amplification_limit: float = AMPLIFICATION_LIMIT
@@ -42,8 +48,10 @@ class EditorSettings:
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.targets not in TARGETS:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
-        if self.contexts < 0 or not self.amplification_limit > 0:
-            raise RequestError("contexts must be 0 or more, and the amplification limit positive.")
+        if min(self.contexts, self.halvings) < 0 or not self.amplification_limit > 0:
+            raise RequestError("contexts and halvings must be 0 or more, and the amplification limit positive.")
+        if self.ridge is not None and not 0 < self.ridge < float("inf"):
+            raise RequestError(f"The ridge of a store is a positive number, not {self.ridge}. Without one, use emmet.")
 
     def resolved(self, editable: EditableModel) -> tuple[int, ...]:
         """The layers to edit in this model; `RequestError` for one it lacks or a set it cannot spread over."""
@@ -52,6 +60,11 @@ class EditorSettings:
             editable.block(layer)
         check_spreadable(editable, layers)
         return layers
+
+    def method(self, name: str) -> Method:
+        """The method of this name, with the store's ridge if it has one; `RequestError` when there is none."""
+        found = method_named(name)
+        return found if self.ridge is None or not found.relative_ridge else replace(found, relative_ridge=self.ridge)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.editing.ease import ByLayer, eased
 from lifelong_edit.editing.edit import BatchEdit, edit_batch
-from lifelong_edit.editing.spread import LayerState
+from lifelong_edit.editing.spread import LayerState, Place
 from lifelong_edit.engine.layers import EditedLayer, standing
 from lifelong_edit.engine.library import ByWeight
+from lifelong_edit.engine.measuring import said
 from lifelong_edit.engine.session import Session
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -101,7 +104,27 @@ def _optimised(
     names = [group[-1] for group in groups]
     fixed = [i for i, group in enumerate(groups) if all(after.facts[id].protected for id in group)]
     edit = edit_batch(editable, requests, names, states, session.contexts, session.settings, place, fixed)
+    if session.settings.halvings:
+        left = [0 if i in fixed else session.settings.halvings for i in range(len(groups))]
+        columns, _ = eased(edit.columns, left, partial(_says, session, after, groups, layers, place))
+        edit = replace(edit, columns=columns)
+        for number, own in columns.items():
+            place(number, own)
     return edit, layers
+
+
+def _says(
+    session: Session,
+    after: History,
+    groups: Sequence[Sequence[str]],
+    layers: Mapping[int, EditedLayer],
+    place: Place,
+    columns: ByLayer,
+) -> list[bool]:
+    """Which groups of facts the model says once these columns are in place."""
+    for number, own in columns.items():
+        place(number, own)
+    return said(session, after, groups, layers)
 
 
 def _held(session: Session, name: str, slots: Sequence[str]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
@@ -116,6 +139,6 @@ def _ridge(session: Session, name: str, slots: Sequence[str], given: float | Non
     """The ridge [n] of new values: the one given, or that of the value last written for the slot."""
     if given is not None:
         return torch.full((len(slots),), given, dtype=torch.float64)
-    last = {column.slot: column for column in session.head.history.columns}
+    last = {column.slot: column for column in session.head.history.standing}
     read = session.library.reader(name)
     return torch.cat([read([last[slot]]).ridge for slot in slots])

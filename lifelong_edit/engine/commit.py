@@ -11,7 +11,8 @@ from lifelong_edit.engine.layers import survived
 from lifelong_edit.engine.library import record_of
 from lifelong_edit.engine.measuring import EFFICACY, scored, scores_body
 from lifelong_edit.engine.radius import BlastRadius, predicted, target_scores
-from lifelong_edit.engine.session import Head, Session, digest_of
+from lifelong_edit.engine.readout import read_out, telemetry_body
+from lifelong_edit.engine.session import Session, digest_of
 from lifelong_edit.engine.verbs import changed_facts
 from lifelong_edit.store import EDITS, Entry, FactLife
 
@@ -24,7 +25,8 @@ class Commit:
 
     `facts` are those it is about; `superseded` and `restored` those that went and came back with them; `rewritten`
     those for whose slot a value had to be optimised anew. `skipped` are ids of requests that were known already.
-    `survived` is, to each edited weight, the share of its delta that the cast to the live dtype kept.
+    `survived` is, to each edited weight, the share of its delta that the cast to the live dtype kept. A refit has its
+    `effect`: figures before and after.
     """
 
     entry: Entry | None
@@ -35,6 +37,7 @@ class Commit:
     rewritten: tuple[str, ...] = ()
     survived: Mapping[str, float] | None = None
     radius: BlastRadius | None = None
+    effect: Mapping[str, tuple[float, float]] | None = None
 
 
 def commit(session: Session, change: Change, requests: Mapping[str, str], skipped: tuple[str, ...] = ()) -> Commit:
@@ -50,11 +53,12 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     if change.kind in EDITS and "scores" not in body:
         with editable.rewritten(live):
             body |= scores_body(about, scored(session, about, (EFFICACY,)))
+    if "telemetry" not in body:
+        body["telemetry"] = telemetry_body(change, read_out(session, change.layers))
     record = record_of(change.deltas, change.columns, [fact.id for fact in about])
     entry = session.store.commit(change.kind, body, record.to_bytes(), requests, head.last.digest)
     editable.set_weights(live)
-    session.library.add(entry, change.columns)
-    session.head = Head((*head.entries, entry), change.history, change.layers)
+    session.advance(entry, change.columns, change.history, change.layers)
     if min(kept.values()) < SURVIVAL_WARNING:
         warnings.warn(
             f"Only {min(kept.values()):.0%} of the edit survived the cast to {editable.dtype}. "

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from lifelong_edit.algebra.objective import Memory
-from lifelong_edit.editing.methods import method_named
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import streaming, verbs
 from lifelong_edit.engine.budget import Budget, OnRed, check
@@ -18,25 +17,22 @@ from lifelong_edit.engine.change import plan
 from lifelong_edit.engine.commit import Commit, commit, commit_measured, described
 from lifelong_edit.engine.founding import Model, found, opened
 from lifelong_edit.engine.intake import take_in
-from lifelong_edit.engine.measuring import EFFICACY, Scope, scored, scores_body
+from lifelong_edit.engine.keeper import Keeper
 from lifelong_edit.engine.moments import Progress
-from lifelong_edit.engine.provenance import signed
 from lifelong_edit.engine.radius import predicted
-from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
-from lifelong_edit.store.naming import check_tag, fact_named
+from lifelong_edit.store.naming import fact_named
 from lifelong_edit.tracking.watch import Watch
 
 PROBED = 20
 
 
-class LifelongEditor(Reader):
+class LifelongEditor(Keeper):
     """Streams edits into a causal language model and keeps every one of them in a store.
 
     Make one with `create` or `open`; close it, or use it as a context manager. `model` is the live edited model. What
-    one can ask of a store without changing it is in `Reader`.
+    one can ask of a store without changing it is in `Reader`, how to look after it in `Keeper`.
     """
 
     @classmethod
@@ -170,30 +166,6 @@ class LifelongEditor(Reader):
         signed = {**self._signed(actor, reason), **body}
         return commit_measured(self._session, plan(self._session, "restore", signed), probe)
 
-    def tag(self, name: str, at: int | str | None = None, actor: str | None = None, reason: str | None = None) -> Entry:
-        """Name an entry, by default the newest, for `at`, `checkout`, `diff` and `revert(to=...)`."""
-        seq = self.head.seq if at is None else self._session.seq(at)
-        check_tag(self.history(), name)
-        return self._session.note("tag", {**self._signed(actor, reason), "tag": name, "target": seq})
-
-    def measure(
-        self,
-        metrics: Sequence[str] = (EFFICACY,),
-        scope: Scope | None = None,
-        actor: str | None = None,
-        reason: str | None = None,
-    ) -> Entry:
-        """Score some of the active facts on the live model and enter it into the ledger, where `retention` reads it."""
-        session = self._session
-        session.writable()
-        facts = (scope or Scope()).of(list(session.head.history.active.values()), self.settings.seed + self.head.seq)
-        body = scores_body(facts, scored(session, facts, metrics))
-        return session.note("measure", {**self._signed(actor, reason), **body})
-
-    def gc(self, dry_run: bool = False) -> tuple[Stray, ...]:
-        """Remove, or only list, the files that crashes and interrupted commits left."""
-        return list_strays(self._session.store) if dry_run else collect_garbage(self._session.store)
-
     def _edit(
         self,
         kind: str,
@@ -204,7 +176,7 @@ class LifelongEditor(Reader):
         reason: str | None,
         budget: Budget | None = None,
     ) -> Commit:
-        chosen, session = method_named(method), self._session
+        chosen, session = self.settings.method(method), self._session
         editable = session.writable()
         batch = take_in(editable, session.contexts, session.head.history.facts, requests)
         if not batch.requests:
@@ -232,9 +204,9 @@ class LifelongEditor(Reader):
         if to is not None:
             body = verbs.revert_to_body(self._session.head.entries, self._session.seq(to))
         else:
-            names = facts if commit is None else verbs.facts_of(history, self._session.seq(commit))
-            body = verbs.revert_body(history, names)
+            names, seq = facts, None if commit is None else self._session.seq(commit)
+            if seq is not None and seq in history.refits:
+                body = verbs.withdraw_body(history, seq)
+            else:
+                body = verbs.revert_body(history, names if seq is None else verbs.facts_of(history, seq))
         return {**self._signed(actor, reason), **body}
-
-    def _signed(self, actor: str | None, reason: str | None) -> dict[str, Any]:
-        return signed(actor, reason, self.settings.seed)

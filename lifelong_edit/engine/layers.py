@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory, append, materialise
-from lifelong_edit.algebra.system import insertion, removal, replacement
+from lifelong_edit.algebra.system import insertion, removal, replacement, solve_whole
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store import Column, History
 
@@ -25,7 +25,7 @@ class Placed:
 
 
 Batches = dict[int, tuple[Placed, ...]]
-"""What stands, by the seq of its place, in ledger order."""
+"""What stands, by the seq of the entry that makes it one batch, in ledger order."""
 
 Reader = Callable[[Sequence[Column]], Columns]
 """Gives the columns of one weight."""
@@ -34,19 +34,26 @@ Reader = Callable[[Sequence[Column]], Columns]
 def standing(history: History, memory: Memory) -> Batches:
     """What stands for the active facts, every slot of which has its value.
 
-    In batch memory each column of a slot's chain is a column of its own batch. In joint memory the last value takes
+    In batch memory each column of a slot's chain is a column of its own batch; a repair makes one batch, by its own
+    seq, of what was written before it, in which the last of these values stands. In joint memory the last value takes
     the place where the slot was first written.
     """
-    chains = history.chains().values()
+    chains, repair = history.chains().values(), 0
     if memory == Memory.batch:
-        placed = [Placed(column, column) for chain in chains for column in chain]
+        repair = max((seq for seq in history.in_force if history.refits[seq] == "repair"), default=0)
+        placed = [Placed(column, column) for chain in chains for column in _since(chain, repair)]
     else:
         first = history.first_columns()
         placed = [Placed(first[chain[-1].slot], chain[-1]) for chain in chains]
     batches: dict[int, list[Placed]] = {}
     for one in sorted(placed, key=lambda p: p.place):
-        batches.setdefault(one.place.seq, []).append(one)
+        batches.setdefault(max(one.place.seq, repair), []).append(one)
     return {seq: tuple(batch) for seq, batch in batches.items()}
+
+
+def _since(chain: Sequence[Column], repair: int) -> Sequence[Column]:
+    """A chain less the columns for which a later one stands in since the repair."""
+    return chain[max(sum(column.seq <= repair for column in chain) - 1, 0) :]
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ class EditedLayer:
         """
         if list(after.batches)[:-1] == list(self.batches) and len(self._unchanged(after.batches)[1]) == len(self.pairs):
             return next(reversed(after.pairs.values()))
+        if _regrouped(self.batches, after.batches):
+            return self._resolved(after)
         one, other = self.whole, after.whole
         before, later = self.placed, after.placed
         mine, theirs = {p.place: i for i, p in enumerate(before)}, {p.place: i for i, p in enumerate(later)}
@@ -143,6 +152,17 @@ class EditedLayer:
         if added:
             steps.append(insertion(list(after.columns.values()), self.memory, added, amplification_limit))
         return Pair.concatenate(steps)
+
+    def _resolved(self, after: EditedLayer) -> Pair:
+        """`after` - this weight as the difference of two whole solutions X Q', for columns in other batches."""
+        columns = {p: i for i, p in enumerate(dict.fromkeys((*self.placed, *after.placed)))}
+        d_out, d_in = self.base.shape
+        pair = torch.zeros(d_out, len(columns)).double(), torch.zeros(d_in, len(columns)).double()
+        for sign, layer in ((-1.0, self), (1.0, after)):
+            where = [columns[p] for p in layer.placed]
+            pair[0][:, where] += sign * solve_whole(list(layer.columns.values()) or [layer.whole], layer.memory)
+            pair[1][:, where] = layer.whole.whitened
+        return Pair(*pair)
 
     def _unchanged(self, batches: Batches) -> tuple[dict[int, Columns], dict[int, Pair]]:
         """Columns and pairs of the first batches that stand in `batches` just as they stand here."""
@@ -169,6 +189,12 @@ def survived(before: Tensor, after: Tensor, live_before: Tensor, live_after: Ten
     delta = after - before
     lost = ((live_after.double() - live_before.double()) - delta).norm() / delta.norm().clamp_min(1e-300)
     return max(0.0, 1.0 - float(lost.item()))
+
+
+def _regrouped(one: Batches, other: Batches) -> bool:
+    """Whether a place that both have is in another batch."""
+    mine, theirs = ({p.place: seq for seq, batch in batches.items() for p in batch} for batches in (one, other))
+    return any(mine[place] != theirs[place] for place in mine.keys() & theirs.keys())
 
 
 def _share_key(one: Columns, i: int, other: Columns, j: int) -> bool:

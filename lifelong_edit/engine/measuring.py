@@ -3,46 +3,69 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from lifelong_edit.engine.layers import EditedLayer
 from lifelong_edit.engine.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.store import EDITS, Entry, FactLife, History
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.retention import Measured
-from lifelong_edit.tracking.scores import measure
+from lifelong_edit.tracking.scores import measure, score_continuations
 
 EFFICACY = "rewrite/argmax"
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which active facts a measurement asks about: those of the newest edit, the oldest ones, and a seeded sample."""
+    """Which active facts a measurement asks about.
+
+    Those of the newest edit, the oldest ones, a seeded sample, and those with the largest predicted residuals.
+    """
 
     newest: bool = True
     oldest: int = 50
     sample: int = 100
+    flagged: int = 50
 
     def __post_init__(self) -> None:
-        if min(self.oldest, self.sample) < 0 or not (self.newest or self.oldest or self.sample):
+        counts = (self.oldest, self.sample, self.flagged)
+        if min(counts) < 0 or not (self.newest or any(counts)):
             raise RequestError("A measurement asks about some facts. Give counts of 0 or more, not all of them 0.")
 
-    def of(self, facts: Sequence[FactLife], seed: int) -> list[FactLife]:
-        """The facts to ask about, in ledger order; equal seeds draw equal samples. Protected facts are no edits."""
+    def of(self, facts: Sequence[FactLife], seed: int, risks: Mapping[str, float]) -> list[FactLife]:
+        """The facts to ask about, in ledger order; equal seeds draw equal samples. Protected facts are no edits.
+
+        `risks` are predicted residuals by fact.
+        """
         edits = [fact for fact in facts if not fact.protected]
         last = max((fact.seq for fact in edits), default=0)
         drawn = random.Random(seed).sample(edits, min(self.sample, len(edits)))
-        wanted = {fact.id for fact in (*edits[: self.oldest], *drawn)}
+        ranked = sorted((fact for fact in edits if fact.id in risks), key=lambda fact: -risks[fact.id])
+        wanted = {fact.id for fact in (*edits[: self.oldest], *drawn, *ranked[: self.flagged])}
         return [fact for fact in edits if fact.id in wanted or (self.newest and fact.seq == last)]
 
 
 def scored(session: Session, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
     """The figures of these facts on the live model, by metric."""
     return measure(session.editable, [EditRequest.from_dict(fact.request) for fact in facts], metrics)
+
+
+def said(
+    session: Session, history: History, groups: Sequence[Collection[str]], layers: Mapping[int, EditedLayer]
+) -> list[bool]:
+    """For each group of facts whether the model says all of them while it holds these layers."""
+    editable = session.editable
+    asked = {id: EditRequest.from_dict(history.facts[id].request) for group in groups for id in group}
+    pairs = [(request.question, request.target_new) for request in asked.values()]
+    with editable.rewritten({n: layer.weight for n, layer in layers.items()}):
+        scores = score_continuations(editable.model, editable.tokenizer, pairs)
+    known = {id: score.argmax for id, score in zip(asked, scores, strict=True)}
+    return [all(known[id] for id in group) for group in groups]
 
 
 def scores_body(facts: Sequence[FactLife], figures: Mapping[str, Figure]) -> dict[str, Any]:

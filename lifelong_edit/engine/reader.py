@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from lifelong_edit.algebra.telemetry import Telemetry
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.audit import Audit, audit
 from lifelong_edit.engine.blame import Blame, blame
@@ -17,7 +18,8 @@ from lifelong_edit.engine.doctor import Finding, examine
 from lifelong_edit.engine.founding import Model, opened
 from lifelong_edit.engine.measuring import EFFICACY, Scope, measurements, scored
 from lifelong_edit.engine.moments import Progress
-from lifelong_edit.engine.session import Session
+from lifelong_edit.engine.readout import read_out, residuals
+from lifelong_edit.engine.session import Observer, Session
 from lifelong_edit.engine.views import Diff, View, difference, view_at
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
@@ -110,10 +112,19 @@ class Reader:
         """How the facts of every edit fared over time, as measured at the edit and by `measure`; needs no model."""
         return RetentionMatrix.of(measurements(self.history(), metric))
 
+    def telemetry(self) -> dict[str, Telemetry]:
+        """What stored keys and values say of every edited layer and fact now, by weight; no forward pass."""
+        self._session.at_head()
+        return read_out(self._session, self._session.head.layers)
+
+    def residuals(self) -> dict[str, float]:
+        """To every active fact how much of what it was to change is missing, 0 to about 1, for keys as recorded."""
+        head = self._session.head
+        return residuals(head.history, head.layers, self.telemetry())
+
     def scores(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> dict[str, Figure]:
         """Figures of some of the active facts on the live model, by metric; nothing is written."""
-        facts = (scope or Scope()).of(list(self._session.head.history.active.values()), self.settings.seed)
-        return scored(self._session, facts, metrics)
+        return scored(self._session, self._in_scope(scope, self.settings.seed), metrics)
 
     def health(self, limits: HealthLimits | None = None) -> Health:
         """How the store fares by the vital signs in its ledger, and how many edits are left; needs no model."""
@@ -144,9 +155,17 @@ class Reader:
         """What is odd about the store, this machine, or the model, with advice."""
         return examine(self._session)
 
+    def subscribe(self, observer: Observer) -> None:
+        """Let `observer` be told of every entry right after it was committed, as an experiment tracker wants it."""
+        self._session.observers.append(observer)
+
     def close(self) -> None:
         """Let the next writer in. The model keeps its edits."""
         self._session.close()
+
+    def _in_scope(self, scope: Scope | None, seed: int) -> list[FactLife]:
+        """The active facts that a measurement asks about."""
+        return (scope or Scope()).of(list(self._session.head.history.active.values()), seed, self.residuals())
 
     def __enter__(self: Opened) -> Opened:
         return self

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lifelong_edit.algebra.second_moment import Metric
+from lifelong_edit.algebra.telemetry import BaseSize
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.cache import keep_pairs, kept_pairs
 from lifelong_edit.engine.founding import pinned_metrics
 from lifelong_edit.engine.layers import EditedLayer, standing, weights_digest
-from lifelong_edit.engine.library import Library
+from lifelong_edit.engine.library import ByWeight, Library
 from lifelong_edit.engine.probes import check_probes, probe_distance
 from lifelong_edit.errors import ModelMismatch, RequestError, StoreCorrupt, StoreError
 from lifelong_edit.model.editable import EditableModel
@@ -23,6 +25,10 @@ REBUILT_OTHERWISE = (
     "The weights rebuilt from the store are not bit for bit those recorded. That is expected with another "
     "processor or another number of threads; otherwise restore the store from a backup."
 )
+
+
+Observer = Callable[[Entry], None]
+"""Is told of every entry right after it was committed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Session:
         self.library = Library(store, entries)
         self.head = Head(tuple(entries), History.of(entries), {})
         self.metrics: dict[int, Metric] = {}
+        self.sizes: dict[int, BaseSize] = {}
+        self.observers: list[Observer] = []
         self.checked_out: int | None = None
         self._kept: str | None = None  # the weights digest whose pairs the cache has
         self._editable = editable
@@ -94,9 +102,18 @@ class Session:
     def note(self, kind: str, body: dict[str, Any]) -> Entry:
         """Commit an entry that leaves the weights as they are."""
         entry = self.store.commit(kind, body, None, {}, self.head.last.digest)
-        self.library.add(entry, {})
-        self.head = Head((*self.head.entries, entry), self.head.history, self.head.layers)
+        self.advance(entry, {}, self.head.history, self.head.layers)
         return entry
+
+    def advance(self, entry: Entry, columns: ByWeight, history: History, layers: dict[int, EditedLayer]) -> None:
+        """A committed entry is the head now, and observers are told; an error of theirs undoes nothing."""
+        self.library.add(entry, columns)
+        self.head = Head((*self.head.entries, entry), history, layers)
+        for observer in self.observers:
+            try:
+                observer(entry)
+            except Exception as error:
+                warnings.warn(f"An observer failed at entry {entry.seq}, which is committed: {error!r}", stacklevel=4)
 
     def history_at(self, seq: int) -> History:
         """What was so after entry `seq`."""
@@ -138,6 +155,7 @@ class Session:
             n: EditedLayer.unedited(editable.weight_name(n), editable.weight(n).cpu(), self.settings.memory)
             for n in self.settings.layers
         }
+        self.sizes = {n: BaseSize.of(layer.base, self.metrics[n]) for n, layer in unedited.items()}
         self.head = Head(self.head.entries, self.head.history, self._folded(unedited))
         editable.set_weights({n: layer.weight for n, layer in self.head.layers.items()})
 

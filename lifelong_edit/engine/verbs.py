@@ -34,9 +34,23 @@ def revert_to_body(entries: Sequence[Entry], seq: int) -> dict[str, Any]:
     superseded = [id for id in known if then.facts[id].status == "superseded"]
     reverted = [id for id in gone if id not in superseded]
     restored = [id for id in then.active if id not in now.active]
-    if not gone and not restored:
+    refits = {
+        "withdrawn": [one for one in now.in_force if one not in then.in_force],
+        "reinstated": [one for one in then.in_force if one not in now.in_force],
+    }
+    if not (gone or restored or any(refits.values())):
         raise RequestError(f"The facts active after seq {seq} are those active now. There is nothing to revert.")
-    return {"facts": reverted, "restored": restored, "superseded": superseded, "to": seq}
+    changed = {name: seqs for name, seqs in refits.items() if seqs}
+    return {"facts": reverted, "restored": restored, "superseded": superseded, "to": seq, **changed}
+
+
+def withdraw_body(history: History, seq: int) -> dict[str, Any]:
+    """Take the refit that entry `seq` made out of force; the facts stay active."""
+    if seq not in history.in_force:
+        raise RequestError(
+            f"The {history.refits[seq]} of entry {seq} was withdrawn already. Nothing is left to revert."
+        )
+    return {"facts": [], "withdrawn": [seq]}
 
 
 def restore_body(history: History, names: Sequence[str]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from lifelong_edit.store.copying import Copied, backup, clone
 from lifelong_edit.store.entries import GENESIS, Entry
-from lifelong_edit.store.history import EDITS, Column, FactLife, History, lives
+from lifelong_edit.store.history import History, lives
 from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import Ledger
 from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import KernelPart, KernelRecord, Record, read_record
+from lifelong_edit.store.steps import EDITS, REFITS, Column, FactLife
 from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list_cache, list_strays
 from lifelong_edit.store.verify import Check, Inspection, inspect
@@ -15,6 +16,7 @@ from lifelong_edit.store.verify import Check, Inspection, inspect
 __all__ = [
     "EDITS",
     "GENESIS",
+    "REFITS",
     "Check",
     "Column",
     "Copied",

@@ -10,6 +10,9 @@ What an entry's body holds. Always ``kind``, ``time`` (UTC, ISO 8601), ``actor``
   whose active facts are wanted.
 * ``protect``: as ``edit``, facts of the base that are to stay as they are; a column for them alone has no residual.
 * ``restore``: ``facts``, the ids that are active again.
+* ``relax``, ``repair``: refits, which change how the weights hold the active facts and not which. ``relax`` brings
+  columns with a lower ridge for ``facts``; ``repair`` makes one batch of all that was written before it. A refit is in
+  force until a ``revert`` has its seq in ``withdrawn``, and again when one has it in ``reinstated``.
 * ``tag``: ``tag``, a name for the entry ``target``. ``measure``: figures of the model as it is, ``drift`` among them.
 
 An entry that changes the weights has ``record`` and ``weights`` (digests). It may have ``superseded``, the ids that
@@ -22,79 +25,62 @@ A kind that is not named here may change the weights in ways this version cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from lifelong_edit.errors import StoreCorrupt
-from lifelong_edit.facts import statement_of
 from lifelong_edit.store.entries import Entry
-
-Status = Literal["active", "reverted", "superseded"]
-EDITS = ("edit", "replace")
-"""The kinds of entries that write what the base does not say."""
-
-
-@dataclass(frozen=True)
-class FactLife:
-    """What became of one fact: written by entry `seq`, made what it is now, `status`, by entry `since`.
-
-    `by` is the fact that superseded it: another answer to the same prompt about the same subject. A `protected` fact is
-    one of the base's own that edits are to leave alone.
-    """
-
-    id: str
-    seq: int
-    request: dict[str, Any]
-    slot: str
-    status: Status = "active"
-    since: int = -1
-    by: str | None = None
-    protected: bool = False
-
-    @property
-    def statement(self) -> tuple[str, str]:
-        """Prompt and subject: of all facts with equal statements one at most is active."""
-        return statement_of(str(self.request.get("prompt", "")), str(self.request.get("subject", "")))
-
-
-@dataclass(frozen=True, order=True)
-class Column:
-    """One column of a record: the value of a slot that was optimised for `facts` together. Ordered as in the ledger."""
-
-    seq: int
-    index: int
-    slot: str = field(compare=False)
-    facts: frozenset[str] = field(compare=False)
+from lifelong_edit.store.steps import REFITS, Column, FactLife, step, withdrawn_after
 
 
 @dataclass(frozen=True)
 class History:
-    """Every fact ever written, by id, and every column, both in ledger order."""
+    """Every fact ever written, by id, and every column, both in ledger order.
+
+    `refits` are the refits by seq, with their kind; `withdrawn` are those of them that are not in force.
+    """
 
     facts: Mapping[str, FactLife]
     columns: tuple[Column, ...]
+    refits: Mapping[int, str] = field(default_factory=dict)
+    withdrawn: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> History:
         """The history these entries tell; `StoreCorrupt` naming the entry that makes no sense."""
         facts: dict[str, FactLife] = {}
         columns: list[Column] = []
+        refits: dict[int, str] = {}
+        withdrawn: frozenset[int] = frozenset()
         for entry in entries:
-            changed, written = _step(facts, entry.seq, entry.kind, entry.body)
+            changed, written = step(facts, entry.seq, entry.kind, entry.body)
             facts.update(changed)
             columns += written
-        return cls(facts, tuple(columns))
+            withdrawn = withdrawn_after(refits, withdrawn, entry.seq, entry.body)
+            refits |= {entry.seq: entry.kind} if entry.kind in REFITS else {}
+        return cls(facts, tuple(columns), refits, withdrawn)
 
     def then(self, seq: int, kind: str, body: Mapping[str, Any]) -> History:
         """The history with one more entry, which need not be committed yet; `StoreCorrupt` when it does not fit."""
-        changed, written = _step(self.facts, seq, kind, body)
-        return History({**self.facts, **changed}, (*self.columns, *written))
+        changed, written = step(self.facts, seq, kind, body)
+        own = {seq: kind} if kind in REFITS else {}
+        withdrawn = withdrawn_after(self.refits, self.withdrawn, seq, body)
+        return History({**self.facts, **changed}, (*self.columns, *written), {**self.refits, **own}, withdrawn)
 
     @property
     def active(self) -> dict[str, FactLife]:
         """The facts now active, by id, in ledger order."""
         return {id: fact for id, fact in self.facts.items() if fact.status == "active"}
+
+    @property
+    def in_force(self) -> tuple[int, ...]:
+        """The seqs of the refits that were not withdrawn."""
+        return tuple(seq for seq in self.refits if seq not in self.withdrawn)
+
+    @property
+    def standing(self) -> tuple[Column, ...]:
+        """All columns but those of withdrawn refits."""
+        return tuple(column for column in self.columns if column.seq not in self.withdrawn)
 
     def slots(self) -> dict[str, tuple[str, ...]]:
         """To every slot with active facts their ids, in ledger order."""
@@ -107,13 +93,14 @@ class History:
         """To every slot with active facts the columns that stand for them, in ledger order.
 
         A column stands when all facts it was optimised for are active, up to the column that was optimised for exactly
-        the active ones, which comes last. So equal sets of active facts have equal chains, whatever happened in
-        between. A chain is empty where there is no such last column: a value must be optimised first.
+        the active ones, which comes last. So equal sets of active facts have equal chains while equal refits are
+        in force, whatever happened in between. A chain is empty where there is no such last column: a value must be
+        optimised first.
         """
         wanted = {slot: frozenset(ids) for slot, ids in self.slots().items()}
         chains: dict[str, tuple[Column, ...]] = dict.fromkeys(wanted, ())
         grown: dict[str, list[Column]] = {slot: [] for slot in wanted}
-        for column in self.columns:
+        for column in self.standing:
             active = wanted.get(column.slot)
             if active is not None and column.facts <= active:
                 grown[column.slot].append(column)
@@ -132,90 +119,3 @@ class History:
 def lives(entries: Iterable[Entry]) -> dict[str, FactLife]:
     """Every fact ever written, by id, in ledger order; `StoreCorrupt` naming the entry that makes no sense."""
     return dict(History.of(entries).facts)
-
-
-Changes = dict[str, FactLife]
-
-
-def _step(
-    facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]
-) -> tuple[Changes, tuple[Column, ...]]:
-    """The facts an entry changes and the columns its record brings."""
-    step = STEPS.get(kind)
-    if step is None:
-        raise StoreCorrupt(f"entry {seq} of kind {kind!r} was made by a newer version. Upgrade.")
-    try:
-        changed = step(facts, seq, body)
-        changed |= _superseded(facts, changed, body.get("superseded", []), seq)
-        return changed, _columns({**facts, **changed}, seq, kind, body)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
-
-
-def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]) -> tuple[Column, ...]:
-    alone = [[fact["id"]] for fact in body["facts"]] if kind == "edit" else []  # entries of format 1 do not say
-    columns = []
-    for index, ids in enumerate(body.get("columns", alone)):
-        slots = {facts[id].slot for id in ids}
-        if not isinstance(ids, list) or len(slots) != 1 or any(facts[id].status != "active" for id in ids):
-            raise ValueError("a column is for facts that are not active or of several slots")
-        columns.append(Column(seq, index, slots.pop(), frozenset(ids)))
-    return tuple(columns)
-
-
-def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Mapping[str, Any]) -> Changes:
-    return {}
-
-
-def _edit(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    written = {f["id"]: FactLife(f["id"], seq, f["request"], f["slot"], "active", seq) for f in body["facts"]}
-    if len(written) != len(body["facts"]) or written.keys() & facts.keys():
-        raise ValueError("a fact id is written twice")
-    return written
-
-
-def _protect(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    return {id: replace(fact, protected=True) for id, fact in _edit(facts, seq, body).items()}
-
-
-def _revert(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    reverted = {id: replace(fact, status="reverted", since=seq) for id, fact in _taken(facts, body["facts"]).items()}
-    return reverted | _restored(facts, seq, body.get("restored", []))
-
-
-def _restore(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    return _restored(facts, seq, body["facts"])
-
-
-def _restored(facts: Mapping[str, FactLife], seq: int, ids: list[str]) -> Changes:
-    if any(facts[id].status == "active" for id in ids):
-        raise ValueError("a fact is restored that is active")
-    return {id: replace(facts[id], status="active", since=seq, by=None) for id in ids}
-
-
-def _superseded(facts: Mapping[str, FactLife], changed: Changes, ids: list[str], seq: int) -> Changes:
-    """The facts `ids` as superseded, each by the fact of its statement that is active now."""
-    taken = _taken(facts, ids)
-    standing = {f.statement: f.id for f in {**facts, **changed}.values() if f.status == "active" and f.id not in taken}
-    return {
-        id: replace(fact, status="superseded", since=seq, by=standing[fact.statement]) for id, fact in taken.items()
-    }
-
-
-def _taken(facts: Mapping[str, FactLife], ids: list[str]) -> Changes:
-    taken = {id: facts[id] for id in ids}
-    if len(taken) != len(ids) or any(fact.status != "active" for fact in taken.values()):
-        raise ValueError("a fact is taken out that is not active")
-    return taken
-
-
-STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Mapping[str, Any]], Changes]] = {
-    "init": _unchanged,
-    "edit": _edit,
-    "replace": _edit,
-    "protect": _protect,
-    "revert": _revert,
-    "restore": _restore,
-    "tag": _unchanged,
-    "measure": _unchanged,
-}

@@ -52,6 +52,10 @@ class HealthLimits:
     recall: Limit = Limit(0.05, 0.12)
     perplexity: Limit = Limit(0.05, 0.15)
     forgetting: Limit = Limit(0.05, 0.20)
+    kl: Limit = Limit(0.15, 0.35)
+    preservation: Limit = Limit(0.08, 0.15)
+    capacity: Limit = Limit(0.60, 0.80)
+    norm: Limit = Limit(5.0, 10.0)
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Plain JSON values."""
@@ -82,6 +86,10 @@ SIGNS = {
     "recall": "share of the watched facts that the base said and the model says no longer",
     "perplexity": "growth of the perplexity of the watched texts over the base's, as a share of it",
     "forgetting": "share of the measured active facts that were said right after their edit and are no longer",
+    "kl": "mean divergence, in nats, of the token after the watched prompts from the base's",
+    "preservation": "mean square of what the change adds to an edited weight's outputs over generic text, as a share",
+    "capacity": "share of the directions an edited weight has that the facts take up",
+    "norm": "length of an edited weight's change over that of the weight",
 }
 
 

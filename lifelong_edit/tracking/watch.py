@@ -46,6 +46,11 @@ class Watched:
         texts = perplexity(editable.model, editable.tokenizer, watch.texts) if watch.texts else None
         return cls(watch, said, texts)
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Where the next token is compared with the base's: the watched facts' prompts."""
+        return tuple(prompt for prompt, _ in self.watch.facts)
+
     def signs(self, editable: EditableModel) -> dict[str, float]:
         """The vital signs `recall` and `perplexity` (see `health.SIGNS`) of the live model, those that can be had."""
         signs = {}

@@ -24,8 +24,8 @@ from tests.models import SENTENCES
 from tests.samples import QUICK, REQUESTS, TEXT, lively_editable, new_editor
 
 PROMPTS = ("The river", "In 1912 he", "Where does Kessel", "The mother tongue of Bo", "Tarsis is", "The company Marn")
-NOTHING = HealthLimits(*[Limit(1e-9, 1e-9)] * 3)  # any harm at all is red
-ANYTHING = HealthLimits(*[Limit(1e6, 1e6)] * 3)
+NOTHING = HealthLimits(*[Limit(1e-9, 1e-9)] * 7)  # any harm at all is red
+ANYTHING = HealthLimits(*[Limit(1e6, 1e6)] * 7)
 
 
 def watched_editor(folder: Path) -> LifelongEditor:
@@ -73,7 +73,7 @@ def test_a_warning_is_all_when_that_is_wanted(editor: LifelongEditor) -> None:
 
 
 def test_signs_are_read_on_a_schedule_and_retention_with_them(editor: LifelongEditor) -> None:
-    budget = Budget(every=2, limits=ANYTHING, scope=Scope(newest=False, oldest=2, sample=0))
+    budget = Budget(every=2, limits=ANYTHING, scope=Scope(newest=False, oldest=2, sample=0, flagged=0))
     for request in REQUESTS[:5]:
         editor.apply([request], budget=budget)
     read = [entry.seq for entry in editor.history() if "vital" in entry.body]
@@ -95,7 +95,7 @@ def test_a_batch_that_is_too_much_is_tried_in_halves(
     assert probe is not None
     red = 1.001 * probe.body["vital"]["signs"]["recall"]
     editor.revert(commit=1, probe=0)
-    budget = Budget(every=2, limits=HealthLimits(Limit(red, red), Limit(1e6, 1e6), Limit(1e6, 1e6)), on_red=OnRed.halve)
+    budget = Budget(every=2, limits=HealthLimits(Limit(red, red), *[Limit(1e6, 1e6)] * 6), on_red=OnRed.halve)
     lines = [json.dumps({"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new}) for r in REQUESTS[:4]]
     (tmp_path / "edits.jsonl").write_text("\n".join(lines) + "\n")
     done: list[list[str]] = []
@@ -107,11 +107,12 @@ def test_a_batch_that_is_too_much_is_tried_in_halves(
     assert done == [[request.subject for request in REQUESTS[:2]]]
 
 
-def test_without_a_watch_only_forgetting_is_read(tmp_path: Path) -> None:
+def test_without_a_watch_only_forgetting_and_the_weights_are_read(tmp_path: Path) -> None:
     with new_editor(tmp_path / "store", lively_editable("gpt2")) as editor, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        commit = editor.apply(REQUESTS[:2], budget=Budget(every=1))
-        assert commit.entry is not None and set(commit.entry.body["vital"]["signs"]) == {"forgetting"}
+        commit = editor.apply(REQUESTS[:2], budget=Budget(every=1, limits=ANYTHING))
+        assert commit.entry is not None
+        assert set(commit.entry.body["vital"]["signs"]) == {"forgetting", "preservation", "capacity", "norm"}
 
 
 def test_a_watch_that_cannot_be_lost_is_refused(tmp_path: Path) -> None:

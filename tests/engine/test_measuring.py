@@ -62,12 +62,14 @@ def life(number: int, seq: int) -> FactLife:
 
 def test_a_scope_takes_the_oldest_the_newest_edit_and_a_seeded_sample() -> None:
     facts = [life(n, 1 + n // 10) for n in range(100)]
-    chosen = Scope(oldest=5, sample=20).of(facts, seed=3)
+    chosen = Scope(oldest=5, sample=20).of(facts, 3, {})
     ids = {int(fact.id) for fact in chosen}
     assert {*range(5), *range(90, 100)} <= ids and len(ids) <= 35
-    assert chosen == Scope(oldest=5, sample=20).of(facts, seed=3) != Scope(oldest=5, sample=20).of(facts, seed=4)
+    assert chosen == Scope(oldest=5, sample=20).of(facts, 3, {}) != Scope(oldest=5, sample=20).of(facts, 4, {})
     assert [fact.seq for fact in chosen] == sorted(fact.seq for fact in chosen)
-    assert Scope(newest=False, oldest=3, sample=0).of(facts, 0) == facts[:3]
-    assert Scope().of([], 0) == []
+    assert Scope(newest=False, oldest=3, sample=0).of(facts, 0, {}) == facts[:3]
+    assert Scope().of([], 0, {}) == []
+    risks = {"50": 0.9, "60": 0.2, "70": 0.5, "gone": 1.0}
+    assert Scope(newest=False, oldest=0, sample=0, flagged=2).of(facts, 0, risks) == [facts[50], facts[70]]
     with pytest.raises(RequestError, match="some facts"):
-        Scope(newest=False, oldest=0, sample=0)
+        Scope(newest=False, oldest=0, sample=0, flagged=0)
