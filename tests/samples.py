@@ -44,6 +44,10 @@ def lively_editable(model_type: str, dtype: torch.dtype = torch.float32, gain: f
 def new_editor(
     folder: Path, editable: EditableModel, text: Sequence[str] = tuple(TEXT), **choices: Any
 ) -> LifelongEditor:
-    """An editor on a new store in `folder`: layer 0, one context and quick targets unless chosen otherwise."""
-    settings = EditorSettings(**{"layers": (0,), "contexts": 1, "target": QUICK, **choices})
+    """An editor on a new store in `folder`: layer 0, one context, quick targets, a fixed ridge unless chosen otherwise.
+
+    With fixed ridges what a fact is written with does not depend on what was there, as many laws want it.
+    """
+    fixed = {"layers": (0,), "contexts": 1, "target": QUICK, "ridge": 0.5, "halvings": 0}
+    settings = EditorSettings(**{**fixed, **choices})
     return LifelongEditor.create(folder, editable, settings, text)

@@ -23,8 +23,9 @@ class EditorSettings:
 
     `layers`: the edited layers; empty means the one at a fifth of the depth, where MEMIT edits GPT-J and Llama.
     `memory` and `targets`: see the README. `ridge` of a method that has one, in units of the mean key mass of generic
-    text; None means the method's own. `halvings`: how often it may be halved for a new fact that the model would not
-    say otherwise. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
+    text; None means the method's own. It is a large one to begin with: for a fact that the model does not say with at
+    least `confidence`, the geometric mean of its tokens' probabilities, it is halved up to `halvings` times as the fact
+    is written. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `seed` decides everything drawn at random.
     """
 
@@ -32,7 +33,8 @@ class EditorSettings:
     memory: Memory = Memory.joint
     targets: str = "base"
     ridge: float | None = None
-    halvings: int = 0
+    halvings: int = 8
+    confidence: float = 0.8
     contexts: int = 3
     shrinkage: float = 0.0
     amplification_limit: float = AMPLIFICATION_LIMIT
@@ -50,6 +52,8 @@ class EditorSettings:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
         if min(self.contexts, self.halvings) < 0 or not self.amplification_limit > 0:
             raise RequestError("contexts and halvings must be 0 or more, and the amplification limit positive.")
+        if not 0 < self.confidence < 1:
+            raise RequestError(f"A confidence is a probability between 0 and 1, not {self.confidence}.")
         if self.ridge is not None and not 0 < self.ridge < float("inf"):
             raise RequestError(f"The ridge of a store is a positive number, not {self.ridge}. Without one, use emmet.")
 
@@ -72,10 +76,10 @@ class EditorSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EditorSettings:
-        """The settings that `to_dict` wrote."""
+        """The settings that `to_dict` wrote; those of stores that could not choose about ridges are what they had."""
         nested = {
             "target": TargetSettings(**values["target"]),
             "statistics": StatisticsSettings(**values["statistics"]),
             "layers": tuple(values["layers"]),
         }
-        return cls(**{**values, **nested})
+        return cls(**{"ridge": 0.5, "halvings": 0, **values, **nested})

@@ -26,7 +26,8 @@ def noise_of(session: Session, harmless: Sequence[EditRequest]) -> dict[str, flo
     for request in harmless:
         batch = take_in(session.at_head(), session.contexts, session.head.history.facts, [request])
         body = {**signed(None, None, session.settings.seed), "method": METHOD, **batch.body()}
-        change = plan(session, "edit", body, session.settings.method(METHOD).ridges(session.init["calibration"]))
+        ridges = session.settings.method(METHOD).ridges(session.init["calibration"])
+        change = plan(session, "edit", body, ridges, session.settings.halvings)
         after = vital_signs(session, change.layers, read_out(session, change.layers))
         noise = {name: max(value, after[name] - before[name]) for name, value in noise.items()}
     return noise

@@ -43,12 +43,13 @@ class Change:
     rewritten: tuple[str, ...]
 
 
-def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | None = None) -> Change:
+def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | None = None, halvings: int = 0) -> Change:
     """Work out what the entry of this kind and body does. Neither the store nor the model is changed.
 
     Slots whose active facts no column was optimised for get a new value, with the given ridges or that of the value it
-    takes the place of; a slot of protected facts alone keeps the value that the base has. Raises `RequestError` without
-    a model, and what the target optimisation and the algebra raise.
+    takes the place of; a slot of protected facts alone keeps the value that the base has. The ridge of facts that the
+    model does not say is halved up to `halvings` times. Raises `RequestError` without a model, and what the target
+    optimisation and the algebra raise.
     """
     editable, head, seq = session.editable, session.head, session.head.last.seq + 1
     limit = math.inf if kind == "revert" else session.settings.amplification_limit  # one can always go back
@@ -60,7 +61,7 @@ def plan(session: Session, kind: str, body: dict[str, Any], ridges: Ridges | Non
     if slots:
         body = {**body, "columns": groups}
         after = head.history.then(seq, kind, body)
-        edit, layers = _optimised(session, editable, after, seq, slots, groups, ridges)
+        edit, layers = _optimised(session, editable, after, seq, slots, groups, ridges, halvings)
         columns = {layer.name: edit.columns[n] for n, layer in head.layers.items()}
         body = {**body, "loss": list(edit.loss), "steps": list(edit.steps)}
     else:
@@ -79,6 +80,7 @@ def _optimised(
     slots: Sequence[str],
     groups: Sequence[Sequence[str]],
     ridges: Ridges | None,
+    halvings: int,
 ) -> tuple[BatchEdit, dict[int, EditedLayer]]:
     """New values for these slots, and the layers in which they stand."""
     batches, limit = standing(after, session.settings.memory), session.settings.amplification_limit
@@ -104,12 +106,11 @@ def _optimised(
     names = [group[-1] for group in groups]
     fixed = [i for i, group in enumerate(groups) if all(after.facts[id].protected for id in group)]
     edit = edit_batch(editable, requests, names, states, session.contexts, session.settings, place, fixed)
-    if session.settings.halvings:
-        left = [0 if i in fixed else session.settings.halvings for i in range(len(groups))]
+    if halvings:
+        left = [0 if i in fixed else halvings for i in range(len(groups))]
         columns, _ = eased(edit.columns, left, partial(_says, session, after, groups, layers, place))
         edit = replace(edit, columns=columns)
-        for number, own in columns.items():
-            place(number, own)
+        _put(place, columns)
     return edit, layers
 
 
@@ -122,9 +123,13 @@ def _says(
     columns: ByLayer,
 ) -> list[bool]:
     """Which groups of facts the model says once these columns are in place."""
+    _put(place, columns)
+    return said(session, after, groups, layers)
+
+
+def _put(place: Place, columns: ByLayer) -> None:
     for number, own in columns.items():
         place(number, own)
-    return said(session, after, groups, layers)
 
 
 def _held(session: Session, name: str, slots: Sequence[str]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:

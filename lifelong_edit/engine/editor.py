@@ -26,6 +26,7 @@ from lifelong_edit.store.naming import fact_named
 from lifelong_edit.tracking.watch import Watch
 
 PROBED = 20
+HOLD = 0.5  # the ridge of a protected fact, in mean key masses: it is to stay, so there is nothing to spare
 
 
 class LifelongEditor(Keeper):
@@ -74,9 +75,9 @@ class LifelongEditor(Keeper):
         """Write one batch of facts into the model: one record, one ledger entry.
 
         An active fact with the same prompt and subject is superseded. Facts about one subject whose prompts begin alike
-        share a value, which is optimised for all of them. `ridge` is absolute and overrides the method's own. Requests
-        whose id is known are skipped. Raises `RequestError` before any computation, `SolveError` naming facts,
-        `HealthStop` when the edit would be over the budget; model and store are then as before.
+        share a value, which is optimised for all of them. `ridge` is absolute, overrides the method's own, and is not
+        halved. Requests whose id is known are skipped. Raises `RequestError` before any computation, `SolveError`
+        naming facts, `HealthStop` when the edit would be over the budget; model and store are then as before.
         """
         return self._edit("edit", list(requests), method, ridge, actor, reason, budget)
 
@@ -119,20 +120,23 @@ class LifelongEditor(Keeper):
         actor: str | None = None,
         reason: str | None = None,
         budget: Budget | None = None,
+        relax: int = 10,
     ) -> Iterator[Commit]:
         """Apply a JSON-lines file, or standard input ("-"), `batch` requests a commit; yields every commit.
 
         Started again it goes on after the last request committed: each is applied exactly once, and the weights are
         those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none. With a
         `budget` the vital signs are read on a schedule, and a red one warns, ends the stream with `HealthStop`, or lets
-        the batch be tried in halves.
+        the batch be tried in halves. In joint memory facts that fade are relaxed after every `relax` edits; 0 is never.
         """
 
         def apply_under(budget: Budget | None) -> streaming.Apply:
             return lambda requests: self.apply(requests, method, ridge, actor, reason, budget)
 
         halves = apply_under(replace(budget, every=1)) if budget and budget.on_red == OnRed.halve else None
-        return streaming.stream(source, batch, apply_under(budget), halves)
+        eases = self.settings.memory == Memory.joint and self.settings.halvings and relax
+        keep = streaming.every(relax, self._session, lambda: self.relax(actor=actor)) if eases else None
+        return streaming.stream(source, batch, apply_under(budget), halves, keep)
 
     def revert(
         self,
@@ -177,6 +181,8 @@ class LifelongEditor(Keeper):
         budget: Budget | None = None,
     ) -> Commit:
         chosen, session = self.settings.method(method), self._session
+        if kind == "protect":
+            chosen = replace(chosen, relative_ridge=min(chosen.relative_ridge, HOLD))
         editable = session.writable()
         batch = take_in(editable, session.contexts, session.head.history.facts, requests)
         if not batch.requests:
@@ -185,7 +191,8 @@ class LifelongEditor(Keeper):
         ridges = chosen.ridges(session.init["calibration"], ridge)
         hyperparameters = {"ridge": ridges, **session.settings.to_dict()}
         about = {"method": method, "hyperparameters": hyperparameters, **batch.body()}
-        change = plan(session, kind, {**self._signed(actor, reason), **about}, ridges)
+        halvings = self.settings.halvings if ridge is None else 0
+        change = plan(session, kind, {**self._signed(actor, reason), **about}, ridges, halvings)
         if budget and budget.due(session.head.entries):
             change = replace(change, body={**change.body, **check(session, change, budget)})
         return commit(session, change, batch.contents(), batch.skipped)

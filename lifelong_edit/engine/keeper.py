@@ -66,7 +66,7 @@ class Keeper(Reader):
         actor: str | None = None,
         reason: str | None = None,
     ) -> Commit:
-        """Bring facts back that the model says no longer: their ridges are halved until it does, and theirs alone.
+        """Bring facts back that the model says no longer, or less confidently than the store wants: halve their ridges.
 
         No ridge falls below that which its fact was written with, halved `halvings` times; facts that do not come back
         keep theirs. Joint memory only. Where no fact can be brought back, the commit has no entry.
@@ -77,7 +77,7 @@ class Keeper(Reader):
         if change is None:
             return Commit(None)
         change, effect = weighed(self._session, change)
-        if not effect[EFFICACY][0] < effect[EFFICACY][1]:  # what came back cost others
+        if effect[EFFICACY][1] < effect[EFFICACY][0]:  # what came back cost others
             return replace(described(change), effect=effect)
         if budget:
             change = replace(change, body={**change.body, **check(self._session, change, budget)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,13 +59,13 @@ def scored(session: Session, facts: Sequence[FactLife], metrics: Iterable[str]) 
 def said(
     session: Session, history: History, groups: Sequence[Collection[str]], layers: Mapping[int, EditedLayer]
 ) -> list[bool]:
-    """For each group of facts whether the model says all of them while it holds these layers."""
-    editable = session.editable
+    """For each group of facts whether the model says all of them, confidently, while it holds these layers."""
+    editable, limit = session.editable, -math.log(session.settings.confidence)
     asked = {id: EditRequest.from_dict(history.facts[id].request) for group in groups for id in group}
     pairs = [(request.question, request.target_new) for request in asked.values()]
     with editable.rewritten({n: layer.weight for n, layer in layers.items()}):
         scores = score_continuations(editable.model, editable.tokenizer, pairs)
-    known = {id: score.argmax for id, score in zip(asked, scores, strict=True)}
+    known = {id: score.argmax and score.nll <= limit for id, score in zip(asked, scores, strict=True)}
     return [all(known[id] for id in group) for group in groups]
 
 

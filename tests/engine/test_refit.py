@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ EDITED = "model.layers.1.mlp.down_proj.weight"
 
 def faded(folder: Path, ridge: float = LARGE, **choices: Any) -> LifelongEditor:
     """An editor of the bundled model, in joint memory, with three batches of four facts."""
-    settings = EditorSettings(ridge=ridge, contexts=1, **choices)
+    settings = EditorSettings(**{"ridge": ridge, "halvings": 0, "confidence": 0.01, "contexts": 1, **choices})
     text = held_out_stories(WORLD, 200, 0) if "layers" in choices else None
     editor = LifelongEditor.create(folder, TINY, settings, text, dtype=torch.float32)
     requests = edit_requests(WORLD, 12, 0)
@@ -162,6 +163,36 @@ def test_nothing_is_relaxed_where_nothing_is_missed(tmp_path: Path) -> None:
         assert empty.relax().entry is None
     with edited(tmp_path / "batch", memory="batch") as batch, pytest.raises(RequestError, match="repair"):
         batch.relax()
+
+
+def test_a_stream_relaxes_where_it_would_have_without_being_interrupted(tmp_path: Path) -> None:
+    source, choices = tmp_path / "edits.jsonl", {"ridge": LARGE, "halvings": 2, "contexts": 1}
+    source.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in edit_requests(WORLD, 12, 0)), "utf-8")
+
+    def create(name: str) -> LifelongEditor:
+        return LifelongEditor.create(tmp_path / name, TINY, EditorSettings(**choices), dtype=torch.float32)
+
+    with create("whole") as whole:
+        list(whole.stream(source, batch=2, relax=2))
+        kinds = [entry.kind for entry in whole.history()]
+        assert kinds.count("edit") == 6 and "relax" in kinds
+        assert all(kinds[: seq + 1].count("edit") % 2 == 0 for seq, kind in enumerate(kinds) if kind == "relax")
+    for stop in (2, 4, 5):
+        with create(f"cut {stop}") as cut:
+            for _ in zip(range(stop), cut.stream(source, batch=2, relax=2), strict=False):
+                pass
+        with LifelongEditor.open(tmp_path / f"cut {stop}", TINY, dtype=torch.float32) as cut:
+            list(cut.stream(source, batch=2, relax=2))
+            assert [entry.kind for entry in cut.history()] == kinds and digest(cut) == digest(whole)
+    with create("never") as never:
+        list(never.stream(source, batch=2, relax=0))
+        assert {entry.kind for entry in never.history()} == {"init", "edit"}
+
+
+def test_a_given_ridge_is_kept(tmp_path: Path) -> None:
+    with faded(tmp_path / "store", halvings=6) as editor:
+        editor.apply(edit_requests(WORLD, 14, 0)[12:], ridge=7.0)
+        assert set(ridges(tmp_path / "store", 4).values()) == {7.0}
 
 
 def test_a_budget_can_refuse_to_relax(tmp_path: Path) -> None:
