@@ -2,8 +2,9 @@
 
     python scripts/choose_default.py --seeds 0 1 2 --jobs 2 --out docs/default_combination.md
 
-One stream of distinct people per seed, in batches of 32; figures at facts / d_in = 0.25, 0.5, 0.75 and 1. Rows of the
-raw table are appended to a JSONL file as they are measured, and measured rows are not measured again.
+One stream of distinct people per seed, in batches of 32; figures at facts / d_in = 0.25, 0.5, 0.75 and 1. A ridge is
+fixed, in mean key masses, or eased: large, and halved for the facts that need it, as they are written and by `relax`
+before each measurement. Rows of the raw table are appended to a JSONL file, and what it has is not measured again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import itertools
 import json
 import random
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,21 +23,12 @@ from statistics import mean
 
 import torch
 from tabulate import tabulate
-from torch import Tensor
 from tqdm import tqdm
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, append, materialise
-from lifelong_edit.algebra.second_moment import Metric
-from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.editing.spread import LayerState, spread
-from lifelong_edit.editing.targets import TargetSettings, optimise_targets
-from lifelong_edit.engine.moments import read_moment, shipped_moments
+from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -44,103 +37,67 @@ from lifelong_edit.world.tasks import held_out_stories
 
 BATCH, COHORT, SAMPLE = 32, 64, 192
 LOADS = (0.25, 0.5, 0.75, 1.0)
-RIDGES = (0.0, 0.1, 0.5)  # in units of the calibration
-CHOICES = list(itertools.product((Memory.batch, Memory.joint), RIDGES))
-Job = tuple[str, int]  # targets, seed
+RIDGES: dict[float | str, dict[str, float]] = {  # a fixed ridge of 0 is EMMET's
+    0.0: {"halvings": 0},
+    0.1: {"halvings": 0, "ridge": 0.1},
+    0.5: {"halvings": 0, "ridge": 0.5},
+    "eased": {},
+}
 Row = dict[str, float | str]
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What every stream of one seed shares: the live model, its edits and what they are measured on."""
+class Job:
+    """One stream."""
 
-    editable: EditableModel
-    layer: int
-    base: Tensor
-    metric: Metric
-    contexts: tuple[str, ...]
-    requests: list[EditRequest]
-    untouched: list[tuple[str, str]]
-    stories: list[str]
+    memory: str
+    targets: str
+    ridge: float | str
     seed: int
-
-    @classmethod
-    def open(cls, model: Path, layer: int, seed: int) -> Bench:
-        """The base model with the second moment beside it, and the stream of this seed."""
-        editable, world = EditableModel.open(model, dtype=torch.float32), World.generate(BUNDLED_SEED)
-        count = int(max(LOADS) * editable.shape(layer)[1])
-        moment, _ = read_moment(shipped_moments(model, [layer], fingerprint(editable))[layer])
-        return cls(
-            editable=editable,
-            layer=layer,
-            base=editable.weight(layer),
-            metric=Metric.from_moment(moment, EditorSettings().shrinkage),
-            contexts=sample_contexts(editable, EditorSettings().contexts, seed),
-            requests=edit_requests(world, count, seed),
-            untouched=untouched_facts(world, 300, count, seed),
-            stories=held_out_stories(world, 60, seed),
-            seed=seed,
-        )
-
-    def targets(self, batch: list[EditRequest]) -> Tensor:
-        """Target deltas [d_out, n] on the weights as they are."""
-        groups = [[request] for request in batch]
-        return optimise_targets(self.editable, groups, self.layer, self.contexts, TargetSettings()).delta
-
-    def perplexity(self) -> float:
-        return perplexity(self.editable.model, self.editable.tokenizer, self.stories)
-
-    def figures(self, done: list[EditRequest]) -> Row:
-        """Newest and oldest cohort, a sample of all, and what nobody edited."""
-        row: Row = {}
-        sample = random.Random(self.seed).sample(done, min(SAMPLE, len(done)))
-        for name, cohort in (("newest", done[-COHORT:]), ("oldest", done[:COHORT]), ("all", sample)):
-            scores = score_edits(self.editable, cohort)
-            row |= {f"{name} {field}": getattr(scores, field) for field in ("ea", "pa", "na", "ns", "aa")}
-        row["untouched"] = argmax_rate(self.editable.model, self.editable.tokenizer, self.untouched)
-        row["ppl"] = self.perplexity()
-        return row
 
 
 def measure(model: Path, layer: int, job: Job) -> list[Row]:
-    """All memories and ridges for one kind of targets and one seed; targets on the base are optimised once for all."""
+    """The rows of one stream, at each load. A stream that the solver refuses ends there, and says so."""
     torch.set_num_threads(1)
-    kind, seed = job
-    bench = Bench.open(model, layer, seed)
-    base_ppl, deltas = bench.perplexity(), None
-    if kind == "base":
-        deltas = bench.targets(bench.requests)
-    rows: list[Row] = []
-    for memory, ridge in CHOICES:
-        head: Row = {"memory": memory.value, "targets": kind, "ridge": ridge, "seed": seed, "base ppl": base_ppl}
-        with bench.editable.rewritten({layer: bench.base}):
-            rows += [{**head, **row} for row in stream(bench, memory, ridge, deltas)]
-    return rows
+    choices = {"layers": (layer,), "memory": job.memory, "targets": job.targets, **RIDGES[job.ridge]}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LifelongEditor.create(Path(folder) / "store", model, EditorSettings(**choices), dtype=torch.float32) as editor,
+    ):
+        return [{**vars(job), **row} for row in stream(editor, layer, job)]
 
 
-def stream(bench: Bench, memory: Memory, ridge: float, deltas: Tensor | None) -> Iterator[Row]:
-    """One stream; a row at each load. A stream that the solver refuses ends there, and says so."""
-    layer, d_in, pairs = bench.layer, bench.base.shape[1], [Pair.empty(*bench.base.shape)]
-    absolute, limit = ridge * bench.metric.mean_key_mass, EditorSettings().amplification_limit
-
-    def place(_layer: int, columns: Columns) -> Tensor:
-        pairs.append(append(columns, Pair.concatenate(pairs), memory, limit))
-        return materialise(bench.base, pairs)
-
-    stops = {int(load * d_in): load for load in LOADS}
-    for start in range(0, len(bench.requests), BATCH):
-        batch, done = bench.requests[start : start + BATCH], bench.requests[: start + BATCH]
-        delta = bench.targets(batch) if deltas is None else deltas[:, start : start + BATCH]
-        ridges, names = torch.full((len(batch),), absolute, dtype=torch.float64), [r.subject for r in batch]
-        states = {layer: LayerState(bench.base, bench.metric, Pair.concatenate(pairs), ridges, {})}
+def stream(editor: LifelongEditor, layer: int, job: Job) -> Iterator[Row]:
+    """Edit, and measure at each load."""
+    world, d_in = World.generate(BUNDLED_SEED), editor.editable.shape(layer)[1]
+    requests = edit_requests(world, int(max(LOADS) * d_in), job.seed)
+    untouched = untouched_facts(world, 300, len(requests), job.seed)
+    stories, stops = held_out_stories(world, 60, job.seed), {int(load * d_in): load for load in LOADS}
+    base = perplexity(editor.model, editor.editable.tokenizer, stories)
+    for start in range(0, len(requests), BATCH):
+        done = requests[: start + BATCH]
         try:
-            spread(bench.editable, batch, names, delta, deltas is not None, states, bench.contexts, place)
+            editor.apply(done[start:], method="memit" if job.ridge else "emmet")
+            if len(done) in stops and (job.memory, job.ridge) == ("joint", "eased"):
+                editor.relax()
         except SolveError:
             yield {"load": len(done) / d_in, "refused": 1.0}
             return
-        bench.editable.set_weight(layer, materialise(bench.base, pairs))
         if len(done) in stops:
-            yield {"load": stops[len(done)], **bench.figures(done)}
+            ppl = perplexity(editor.model, editor.editable.tokenizer, stories)
+            kept = argmax_rate(editor.model, editor.editable.tokenizer, untouched)
+            row = {"load": stops[len(done)], "untouched": kept, "ppl": ppl, "base ppl": base}
+            yield {**row, **figures(editor, done, job.seed)}
+
+
+def figures(editor: LifelongEditor, done: list[EditRequest], seed: int) -> Row:
+    """Newest and oldest cohort, and a sample of all."""
+    row: Row = {}
+    sample = random.Random(seed).sample(done, min(SAMPLE, len(done)))
+    for name, cohort in (("newest", done[-COHORT:]), ("oldest", done[:COHORT]), ("all", sample)):
+        scores = score_edits(editor.editable, cohort)
+        row |= {f"{name} {field}": getattr(scores, field) for field in ("ea", "pa", "na", "ns", "aa")}
+    return row
 
 
 def measured(raw: Path) -> list[Row]:
@@ -176,9 +133,10 @@ def table(rows: list[Row], layer: int) -> str:
 
 
 def todo(seeds: list[int], rows: list[Row]) -> list[Job]:
-    """The jobs not measured yet, one seed after the other."""
-    known = {(row["targets"], row["seed"]) for row in rows}
-    return [job for job in itertools.product(("live", "base"), seeds) if job not in known]
+    """The streams not measured yet, one seed after the other."""
+    known = {Job(*(row[name] for name in ("memory", "targets", "ridge", "seed"))) for row in rows}  # type: ignore[arg-type]
+    jobs = itertools.starmap(Job, itertools.product(("joint", "batch"), ("base", "live"), RIDGES, seeds))
+    return sorted((job for job in jobs if job not in known), key=lambda job: job.seed)
 
 
 def main() -> None:
@@ -191,7 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/default_combination.md"))
     options = parser.parse_args()
     options.raw.parent.mkdir(exist_ok=True)
-    jobs = sorted(todo(options.seeds, measured(options.raw)), key=lambda job: job[1])
+    jobs = todo(options.seeds, measured(options.raw))
     with ProcessPoolExecutor(options.jobs) as pool, options.raw.open("a") as raw:
         futures = [pool.submit(measure, options.model, options.layer, job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="stream"):

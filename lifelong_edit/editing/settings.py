@@ -34,7 +34,7 @@ class EditorSettings:
     targets: str = "base"
     ridge: float | None = None
     halvings: int = 8
-    confidence: float = 0.8
+    confidence: float = 0.85
     contexts: int = 3
     shrinkage: float = 0.0
     amplification_limit: float = AMPLIFICATION_LIMIT

@@ -53,7 +53,7 @@ class HealthLimits:
     perplexity: Limit = Limit(0.05, 0.15)
     forgetting: Limit = Limit(0.05, 0.20)
     kl: Limit = Limit(0.15, 0.35)
-    preservation: Limit = Limit(0.08, 0.15)
+    preservation: Limit = Limit(0.30, 0.60)
     capacity: Limit = Limit(0.60, 0.80)
     norm: Limit = Limit(5.0, 10.0)
 
