@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,11 @@ from lifelong_edit.engine.measuring import EFFICACY, Scope, scored, scores_body
 from lifelong_edit.engine.provenance import signed
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.engine.refit import HALVINGS, Effect, improves, relaxed, repaired, weighed
-from lifelong_edit.engine.vitals import drift_rows
+from lifelong_edit.engine.vitals import drift_row, drift_rows, task_rows
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
 from lifelong_edit.store.naming import check_tag
+from lifelong_edit.tracking.figures import Figure
 
 
 class Keeper(Reader):
@@ -36,17 +37,24 @@ class Keeper(Reader):
         drift: bool = False,
         actor: str | None = None,
         reason: str | None = None,
+        tasks: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+        figures: Mapping[str, Figure] | None = None,
     ) -> Entry:
         """Score some of the active facts on the live model and enter it into the ledger, where `retention` reads it.
 
-        With `drift` also how far the model has moved from its base: on the store's watch, and in its weights.
+        With `drift` also how far the model has moved from its base: on the store's watch, and in its weights. `tasks`
+        are lists of (prompt, answer), asked of the base too; `figures` were measured elsewhere, by
+        `tracking.harness` say, and are entered beside them.
         """
         session = self._session
         session.writable()
         facts = self._in_scope(scope, self.settings.seed + self.head.seq)
         body = scores_body(facts, scored(session, facts, metrics))
-        if drift:
-            body["drift"] = drift_rows(session)
+        rows = drift_rows(session) if drift else []
+        rows += task_rows(session, tasks or {}) + [
+            drift_row(name, figure, None) for name, figure in (figures or {}).items()
+        ]
+        body |= {"drift": rows} if rows else {}
         return session.note("measure", {**self._signed(actor, reason), **body})
 
     def calibrate(self, harmless: Iterable[EditRequest], actor: str | None = None, reason: str | None = None) -> Entry:

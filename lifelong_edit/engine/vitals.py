@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifelong_edit.algebra.telemetry import Telemetry
@@ -12,6 +12,7 @@ from lifelong_edit.engine.readout import finite, read_out
 from lifelong_edit.engine.session import Session
 from lifelong_edit.tracking.drift import measure_next_tokens, measure_texts, next_log_probabilities
 from lifelong_edit.tracking.figures import SIGMAS, Figure
+from lifelong_edit.tracking.tasks import measure_tasks
 from lifelong_edit.tracking.watch import LOST, Watched
 
 
@@ -49,11 +50,19 @@ def drift_rows(session: Session) -> list[dict[str, Any]]:
         found = measure_texts(session.editable, own.watch.texts)
         with session.editable.rewritten({n: layer.base for n, layer in layers.items()}):
             base = measure_texts(session.editable, own.watch.texts)
-        rows += [_row(name, figure, base[name].value) for name, figure in found.items()]
+        rows += [drift_row(name, figure, base[name].value) for name, figure in found.items()]
     if own is not None and own.prompts:
         same = {"next-token/kl": 0.0, "next-token/agreement": 1.0}
-        rows += [_row(name, figure, same[name]) for name, figure in _next_tokens(session, own, layers).items()]
+        rows += [drift_row(name, figure, same[name]) for name, figure in _next_tokens(session, own, layers).items()]
     return rows + [row for name, read in read_out(session, layers).items() for row in _of_weight(name, read)]
+
+
+def task_rows(session: Session, tasks: Mapping[str, Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
+    """The accuracy of the live model and of its base in every task, which is a list of (prompt, answer)."""
+    found = measure_tasks(session.editable, tasks)
+    with session.editable.rewritten({n: layer.base for n, layer in session.head.layers.items()}):
+        base = measure_tasks(session.editable, tasks)
+    return [drift_row(f"task/{name}", figure, base[name].value) for name, figure in found.items()]
 
 
 def _next_tokens(session: Session, own: Watched, layers: Mapping[int, EditedLayer]) -> dict[str, Figure]:
@@ -65,7 +74,8 @@ def _next_tokens(session: Session, own: Watched, layers: Mapping[int, EditedLaye
         return measure_next_tokens(editable, own.prompts, base)
 
 
-def _row(name: str, figure: Figure, base: float | None) -> dict[str, Any]:
+def drift_row(name: str, figure: Figure, base: float | None) -> dict[str, Any]:
+    """What an entry keeps of a figure: value, the base's, and the ends of its 95 % interval; null where unknown."""
     low, high = figure.interval or (None, None)
     if figure.value is not None and figure.error is not None and figure.interval is None:
         low, high = figure.value - SIGMAS * figure.error, figure.value + SIGMAS * figure.error

@@ -13,7 +13,9 @@ from lifelong_edit.engine.budget import Budget, default_limits
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.drift import measure_next_tokens, measure_texts, next_log_probabilities
+from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import HealthLimits
+from lifelong_edit.tracking.scores import score_continuations
 from tests.engine.editors import digest, edited
 from tests.engine.test_budget import ANYTHING, PROMPTS, watched_editor
 from tests.models import SENTENCES
@@ -50,6 +52,18 @@ def test_drift_is_that_of_the_live_model_beside_the_base(editor: LifelongEditor)
     assert rows[f"stable-rank/{weight}"]["value"] == pytest.approx(
         float((delta.norm() / torch.linalg.matrix_norm(delta, 2)) ** 2), rel=1e-4
     )
+
+
+def test_tasks_and_figures_from_elsewhere_are_entered_with_their_intervals(editor: LifelongEditor) -> None:
+    editor.apply(REQUESTS)
+    asked = [(r.question, r.target_new) for r in REQUESTS] + [("The river", "Ösel")]
+    entry = editor.measure(tasks={"own": asked}, figures={"glue/acc": Figure(0.75, 100, error=0.05)})
+    rows = {row["metric"]: row for row in entry.body["drift"]}
+    said = score_continuations(editor.model, editor.editable.tokenizer, asked)
+    assert rows["task/own/argmax"]["value"] == pytest.approx(sum(one.argmax for one in said) / len(said))
+    base = score_continuations(lively_editable("gpt2").model, editor.editable.tokenizer, asked)
+    assert rows["task/own/argmax"]["base"] == pytest.approx(sum(one.argmax for one in base) / len(base))
+    assert rows["glue/acc"] == {"metric": "glue/acc", "value": 0.75, "base": None, "low": 0.652, "high": 0.848}
 
 
 def test_an_unedited_model_has_not_drifted(editor: LifelongEditor) -> None:
