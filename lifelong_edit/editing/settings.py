@@ -26,7 +26,8 @@ class EditorSettings:
     text; None means the method's own. It is a large one to begin with: for a fact that the model does not say with at
     least `confidence`, the geometric mean of its tokens' probabilities, it is halved up to `halvings` times as the fact
     is written. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
-    C_s = (1 - s) C + s tr(C)/d I. `seed` decides everything drawn at random.
+    C_s = (1 - s) C + s tr(C)/d I. `protection`: how much the keys of protected requests count in it, where generic text
+    counts 1. `seed` decides everything drawn at random.
     """
 
     layers: tuple[int, ...] = ()
@@ -37,6 +38,7 @@ class EditorSettings:
     confidence: float = 0.85
     contexts: int = 3
     shrinkage: float = 0.0
+    protection: float = 1.0
     amplification_limit: float = AMPLIFICATION_LIMIT
     seed: int = 0
     target: TargetSettings = field(default_factory=TargetSettings)
@@ -52,6 +54,8 @@ class EditorSettings:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
         if min(self.contexts, self.halvings) < 0 or not self.amplification_limit > 0:
             raise RequestError("contexts and halvings must be 0 or more, and the amplification limit positive.")
+        if not 0 < self.protection < float("inf"):
+            raise RequestError(f"A weight of protection is a positive number, not {self.protection}.")
         if not 0 < self.confidence < 1:
             raise RequestError(f"A confidence is a probability between 0 and 1, not {self.confidence}.")
         if self.ridge is not None and not 0 < self.ridge < float("inf"):

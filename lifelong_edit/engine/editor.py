@@ -49,6 +49,7 @@ class LifelongEditor(Keeper):
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         watch: Watch | None = None,
+        protect: Sequence[EditRequest] = (),
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
@@ -56,11 +57,14 @@ class LifelongEditor(Keeper):
         rounds off. A model given as an object is frozen and put into evaluation mode. `text` is generic text to take
         second moments from; without it those beside the model are used. `progress` is told how many of the wanted
         tokens were read; an interrupted `create` goes on where it was. `watch` names facts and texts that edits are to
-        leave alone: what a health budget is read on.
+        leave alone: what a health budget is read on. `protect` are requests whose prompts' answers must not move: their
+        keys are mixed into the second moments, so every edit spares them (see also the verb `protect`).
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
-        store = found(Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress, watch)
+        store = found(
+            Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress, watch, protect
+        )
         return cls(store, editable)
 
     def apply(

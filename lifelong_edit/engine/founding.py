@@ -11,12 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import sample_contexts
+from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.layers import weights_digest
-from lifelong_edit.engine.moments import Progress, collected_moments, read_moment, shipped_moments
+from lifelong_edit.engine.moments import Progress, collected_moments, mixed_moment, read_moment, shipped_moments
 from lifelong_edit.engine.probes import take_probes
 from lifelong_edit.engine.provenance import signed
 from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import GENESIS, ObjectStore, Store
@@ -42,11 +44,13 @@ def found(
     reason: str | None,
     progress: Progress | None,
     watch: Watch | None,
+    protect: Sequence[EditRequest] = (),
 ) -> Store:
     """A new store whose first entry says what it is pinned to. `beside` is the model's folder, if it has one.
 
-    Nothing is committed until everything was computed. Raises `RequestError` when there is neither text nor second
-    moments beside the model, or nothing of `watch` is said; `SolveError` when the moments cannot be inverted.
+    The keys of `protect` are mixed into the second moments. Nothing is committed until everything was computed. Raises
+    `RequestError` when there is neither text nor second moments beside the model, or nothing of `watch` is said;
+    `SolveError` when the moments cannot be inverted.
     """
     layers, base = settings.resolved(editable), fingerprint(editable)
     if text is None and beside is None:
@@ -57,19 +61,36 @@ def found(
         scratch = store.layout.statistics
         if text is not None:
             moments = collected_moments(editable, base, layers, text, settings.statistics, scratch, progress)
-        store.commit(
-            "init",
-            _body(editable, base, layers, moments, scratch, settings)
-            | ({"watch": Watched.on_base(editable, watch).to_dict()} if watch else {})
-            | signed(actor, reason, settings.seed),
-            None,
-            {},
-            GENESIS,
+        contexts = sample_contexts(editable, settings.contexts, settings.seed)
+        moments = _sparing(moments, editable, protect, contexts, settings.protection)
+        body = _body(editable, base, layers, moments, scratch, settings, contexts) | _kept_away(
+            editable, watch, protect
         )
+        store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _sparing(
+    moments: dict[int, bytes],
+    editable: EditableModel,
+    protect: Sequence[EditRequest],
+    contexts: Sequence[str],
+    weight: float,
+) -> dict[int, bytes]:
+    """The second moments with the keys of protected requests mixed in."""
+    if not protect:
+        return moments
+    keys = {layer: collect_keys(editable, protect, layer, contexts) for layer in moments}
+    return {layer: mixed_moment(data, keys[layer], weight) for layer, data in moments.items()}
+
+
+def _kept_away(editable: EditableModel, watch: Watch | None, protect: Sequence[EditRequest]) -> dict[str, Any]:
+    """What the first entry says of facts that edits are to leave alone."""
+    watched = {"watch": Watched.on_base(editable, watch).to_dict()} if watch else {}
+    return watched | ({"protected": [request.to_dict() for request in protect]} if protect else {})
 
 
 def _body(
@@ -79,6 +100,7 @@ def _body(
     moments: dict[int, bytes],
     scratch: Path,
     settings: EditorSettings,
+    contexts: Sequence[str],
 ) -> dict[str, Any]:
     """What the first entry says; the second moments are kept on the way, and a useless one is refused."""
     metrics = {layer: Metric.from_moment(read_moment(moments[layer])[0], settings.shrinkage) for layer in layers}
@@ -86,7 +108,7 @@ def _body(
     return {
         "config": {**settings.to_dict(), "layers": list(layers)},
         "fingerprint": base,
-        "contexts": list(sample_contexts(editable, settings.contexts, settings.seed)),
+        "contexts": list(contexts),
         "probes": take_probes(editable, settings.seed),
         "statistics": {str(layer): statistics.put(moments[layer]) for layer in layers},
         "calibration": {str(layer): metrics[layer].mean_key_mass for layer in layers},

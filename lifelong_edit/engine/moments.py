@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
 from lifelong_edit.editing.statistics import Collected, StatisticsSettings, begin, collect, digest_of, statistics_key
@@ -92,6 +93,17 @@ def collected_moments(
     }
     saved.unlink(missing_ok=True)
     return files
+
+
+def mixed_moment(data: bytes, keys: Tensor, weight: float) -> bytes:
+    """The file of C + weight / n K K' for protected keys K [d_in, n], and of the C in `data`.
+
+    With weight 1 what the protected prompts give counts as much as generic text does.
+    """
+    moment, about = read_moment(data)
+    matrix = moment.matrix + weight * (keys @ keys.T) / keys.shape[1]
+    about = {name: value for name, value in about.items() if name not in ("kind", "count")}
+    return moment_bytes(SecondMoment(matrix, moment.count), {**about, "protected": keys.shape[1], "weight": weight})
 
 
 def read_texts(path: Path) -> list[str]:
