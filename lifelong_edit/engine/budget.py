@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.measuring import EFFICACY, Scope, measurements, scored, scores_body
-from lifelong_edit.engine.readout import read_out, residuals, telemetry_body
+from lifelong_edit.engine.readout import at_risk, read_out, telemetry_body
 from lifelong_edit.engine.session import Session
 from lifelong_edit.engine.vitals import vital_signs, watched
 from lifelong_edit.errors import HealthStop, RequestError
@@ -84,7 +84,7 @@ def check(session: Session, change: Change, budget: Budget) -> dict[str, Any]:
     facts = replace(budget.scope, newest=True).of(
         list(change.history.active.values()),
         session.settings.seed + session.head.last.seq,
-        residuals(change.history, change.layers, read),
+        at_risk(change.history, change.layers),
     )
     signs = vital_signs(session, change.layers, read)
     with session.editable.rewritten({n: layer.weight for n, layer in change.layers.items()}):

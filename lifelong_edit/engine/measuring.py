@@ -25,7 +25,7 @@ EFFICACY = "rewrite/argmax"
 class Scope:
     """Which active facts a measurement asks about.
 
-    Those of the newest edit, the oldest ones, a seeded sample, and those with the largest predicted residuals.
+    Those of the newest edit, the oldest ones, a seeded sample, and those most at risk of being forgotten.
     """
 
     newest: bool = True
@@ -41,7 +41,7 @@ class Scope:
     def of(self, facts: Sequence[FactLife], seed: int, risks: Mapping[str, float]) -> list[FactLife]:
         """The facts to ask about, in ledger order; equal seeds draw equal samples. Protected facts are no edits.
 
-        `risks` are predicted residuals by fact.
+        `risks` are those of the facts, as far as they have one.
         """
         edits = [fact for fact in facts if not fact.protected]
         last = max((fact.seq for fact in edits), default=0)

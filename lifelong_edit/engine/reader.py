@@ -15,10 +15,11 @@ from lifelong_edit.engine.audit import Audit, audit
 from lifelong_edit.engine.blame import Blame, blame
 from lifelong_edit.engine.budget import health
 from lifelong_edit.engine.doctor import Finding, examine
+from lifelong_edit.engine.forgotten import Forgotten, forgotten
 from lifelong_edit.engine.founding import Model, opened
 from lifelong_edit.engine.measuring import EFFICACY, Scope, measurements, scored
 from lifelong_edit.engine.moments import Progress
-from lifelong_edit.engine.readout import read_out, residuals
+from lifelong_edit.engine.readout import at_risk, read_out, residuals
 from lifelong_edit.engine.session import Observer, Session
 from lifelong_edit.engine.views import Diff, View, difference, view_at
 from lifelong_edit.model.editable import EditableModel
@@ -108,6 +109,10 @@ class Reader:
         """The facts whose keys explain what the model says to a prompt, each confirmed by leaving it out."""
         return blame(self._session, prompt, count)
 
+    def forgotten(self, fact: str) -> Forgotten:
+        """Which later edit is behind what the model no longer says of a fact, confirmed by leaving that edit out."""
+        return forgotten(self._session, fact)
+
     def retention(self, metric: str = EFFICACY) -> RetentionMatrix:
         """How the facts of every edit fared over time, as measured at the edit and by `measure`; needs no model."""
         return RetentionMatrix.of(measurements(self.history(), metric))
@@ -121,6 +126,11 @@ class Reader:
         """To every active fact how much of what it was to change is missing, 0 to about 1, for keys as recorded."""
         head = self._session.head
         return residuals(head.history, head.layers, self.telemetry())
+
+    def risks(self) -> dict[str, float]:
+        """To every active fact how likely it is forgotten, by stored keys: from about .7 on it is worth asking."""
+        self._session.at_head()
+        return at_risk(self._session.head.history, self._session.head.layers)
 
     def scores(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> dict[str, Figure]:
         """Figures of some of the active facts on the live model, by metric; nothing is written."""
@@ -165,7 +175,7 @@ class Reader:
 
     def _in_scope(self, scope: Scope | None, seed: int) -> list[FactLife]:
         """The active facts that a measurement asks about."""
-        return (scope or Scope()).of(list(self._session.head.history.active.values()), seed, self.residuals())
+        return (scope or Scope()).of(list(self._session.head.history.active.values()), seed, self.risks())
 
     def __enter__(self: Opened) -> Opened:
         return self

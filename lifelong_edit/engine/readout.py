@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.algebra.risk import FLAGGED, risks
 from lifelong_edit.algebra.telemetry import Telemetry, telemetry
 from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.layers import EditedLayer
@@ -17,7 +18,6 @@ from lifelong_edit.store import History
 
 SHOWN = 10  # older edits, those a change interferes with most
 KEPT = 50  # flagged facts, and collisions, that an entry keeps of each weight
-FLAG = 0.5  # predicted residual from which a fact is flagged
 
 
 def read_out(session: Session, layers: Mapping[int, EditedLayer]) -> dict[str, Telemetry]:
@@ -34,6 +34,15 @@ def residuals(history: History, layers: Mapping[int, EditedLayer], read: Mapping
     for layer in layers.values():
         for id, residual in _by_fact(history, layer, read[layer.name].residual).items():
             worst[id] = max(worst.get(id, 0.0), residual)
+    return {id: worst[id] for id in history.active if id in worst}
+
+
+def at_risk(history: History, layers: Mapping[int, EditedLayer]) -> dict[str, float]:
+    """To every active fact the largest risk over the edited layers of being forgotten (see `algebra.risk`)."""
+    worst: dict[str, float] = {}
+    for layer in layers.values():
+        for id, risk in _by_fact(history, layer, risks(layer.whole, layer.earlier)).items():
+            worst[id] = max(worst.get(id, -math.inf), risk)
     return {id: worst[id] for id in history.active if id in worst}
 
 
@@ -54,7 +63,8 @@ def _of(session: Session, number: int, layer: EditedLayer) -> Telemetry:
 def _kept(change: Change, layer: EditedLayer, read: Telemetry, delta: Pair) -> dict[str, Any]:
     own = _by_fact(change.history, layer, read.residual)
     names = [min(placed.value.facts) for placed in layer.placed]
-    flagged = sorted((id for id, residual in own.items() if residual >= FLAG), key=lambda id: -own[id])
+    risk = _by_fact(change.history, layer, risks(layer.whole, layer.earlier))
+    flagged = sorted((id for id in risk if risk[id] >= FLAGGED), key=lambda id: -risk[id])
     figures = {
         "capacity": read.capacity,
         "preservation": read.preservation,
@@ -69,7 +79,7 @@ def _kept(change: Change, layer: EditedLayer, read: Telemetry, delta: Pair) -> d
         **{name: finite(value) for name, value in figures.items()},
         "residual": _quantiles(list(own.values())),
         "interference": _interference(layer, delta, change.body),
-        "flagged": {id: own[id] for id in flagged[:KEPT]},
+        "flagged": {id: risk[id] for id in flagged[:KEPT]},
         "collisions": [[names[c.earlier], names[c.later], c.cosine] for c in read.collisions[:KEPT]],
     }
 

@@ -77,7 +77,7 @@ def test_flagged_facts_and_collisions_are_named(tmp_path: Path) -> None:
     near = EditRequest("{} was born in ", "Ada Quill", "Oran", id="near")  # the slot of "ada" itself
     with edited(tmp_path / "store", [[REQUESTS[0]]], ridge=100.0) as editor:
         (kept,) = editor.head.body["telemetry"].values()
-        assert kept["flagged"] == pytest.approx(editor.residuals()) and kept["flagged"]["ada"] > 0.9
+        assert kept["flagged"] == pytest.approx(editor.risks()) and kept["flagged"]["ada"] > 0.9
         assert kept["collisions"] == [] and kept["interference"] == []
         editor.apply([near])
         (kept,) = editor.head.body["telemetry"].values()
