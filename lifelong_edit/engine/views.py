@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lifelong_edit.algebra.columns import Pair
 from lifelong_edit.engine.session import Session
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -14,11 +15,15 @@ from lifelong_edit.tracking.answers import answer
 
 @dataclass(frozen=True)
 class View:
-    """The state after entry `seq`, read-only. Its model shares all tensors but the edited weights with the live one."""
+    """The state after entry `seq`, read-only. Its model shares all tensors but the edited weights with the live one.
+
+    `deltas` is, to each edited weight, what was added to it, as a thin pair [d_out, r], [d_in, r]; float64.
+    """
 
     seq: int
     history: History
     editable: EditableModel
+    deltas: Mapping[str, Pair]
 
     @property
     def facts(self) -> dict[str, FactLife]:
@@ -49,8 +54,9 @@ class Diff:
 def view_at(session: Session, seq: int) -> View:
     """The state after entry `seq`."""
     history = session.history_at(seq)
-    weights = {n: layer.weight for n, layer in session.layers_at(history).items()}
-    return View(seq, history, session.editable.sharing(weights))
+    layers = session.layers_at(history)
+    editable = session.editable.sharing({n: layer.weight for n, layer in layers.items()})
+    return View(seq, history, editable, {layer.name: layer.earlier for layer in layers.values()})
 
 
 def difference(session: Session, a: int, b: int, prompts: Sequence[str] | None = None) -> Diff:

@@ -1,0 +1,66 @@
+"""What an export says of itself: where it comes from, and which facts it holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lifelong_edit.engine.reader import Reader
+from lifelong_edit.engine.views import View
+from lifelong_edit.store import FactLife
+
+LISTED = 200  # facts that a model card lists; all are in edits.jsonl
+EDITS = "edits.jsonl"
+
+
+def origin(reader: Reader, view: View) -> dict[str, str]:
+    """The entry an export shows, as text: its digest proves the history up to it."""
+    entry, first = reader.history()[view.seq], reader.history()[0]
+    return {"entry": entry.digest, "seq": str(entry.seq), "base": str(first.body["fingerprint"])}
+
+
+def edits_jsonl(view: View) -> str:
+    """The active facts as requests, a line each, in ledger order: what `apply` and `stream` read."""
+    return "".join(
+        json.dumps({**fact.request, "id": fact.id}, ensure_ascii=False) + "\n" for fact in view.facts.values()
+    )
+
+
+def model_card(reader: Reader, view: View) -> str:
+    """A Hugging Face model card with a section that lists the edits."""
+    about, config = origin(reader, view), reader.history()[0].body["config"]
+    facts = list(view.facts.values())
+    rows = [_row(reader, fact) for fact in facts[:LISTED]]
+    more = f"\n{len(facts) - LISTED} more are in {EDITS}.\n" if len(facts) > LISTED else ""
+    return f"""---
+library_name: transformers
+tags: [knowledge-editing]
+---
+# An edited model
+
+Made by lifelong-edit from the base model with fingerprint `{about["base"]}`, after entry {about["seq"]}
+of its store, `{about["entry"]}`. Edited layers: {", ".join(map(str, config["layers"]))};
+{config["memory"]} memory, {config["targets"]} targets.
+
+## Edits
+
+{len(facts)} facts are written. Whatever else the model says may have moved a little.
+
+| fact | asks | answer | seq | when | who | why |
+|---|---|---|---|---|---|---|
+{"".join(rows)}{more}"""
+
+
+def _row(reader: Reader, fact: FactLife) -> str:
+    body: dict[str, Any] = reader.history()[fact.seq].body
+    prompt = str(fact.request["prompt"]).replace("{}", str(fact.request["subject"]))
+    cells = [fact.id, prompt, fact.request["target_new"], fact.seq, body["time"], body.get("actor"), body.get("reason")]
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
+
+
+def _cell(value: object) -> str:
+    """One line of Markdown that stays in its cell and is read as text."""
+    text = " ".join(str("" if value is None else value).split())
+    for special in ("\\", "|", "<", "`", "[", "*", "_"):
+        text = text.replace(special, f"\\{special}")
+    return text

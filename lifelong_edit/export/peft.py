@@ -1,0 +1,128 @@
+"""A LoRA adapter that PEFT loads, swaps and merges: the change of every edited weight is a thin pair already."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.engine.reader import Reader
+from lifelong_edit.engine.views import View
+from lifelong_edit.errors import RequestError
+from lifelong_edit.export.card import EDITS, edits_jsonl, model_card, origin
+from lifelong_edit.export.placing import placed, size_of
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.tracking.scores import score_continuations
+
+Factors = dict[str, tuple[Tensor, Tensor, float]]
+"""To every weight B [d_out, r], A [r, d_in], and the relative error of their product."""
+
+NEGLIGIBLE = 1e-10  # of the largest singular value: below it a direction is rounding
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was written: the rank of each weight's change, and what the ranks that were left out cost.
+
+    `error` is |delta - adapter| / |delta|, the largest over the weights; `efficacy` the share of active facts whose
+    target is the first choice, with the exact change and with the adapter's. None without a fact.
+    """
+
+    path: Path
+    bytes: int
+    ranks: dict[str, int]
+    error: float
+    efficacy: tuple[float, float] | None
+
+
+def export_peft(reader: Reader, destination: Path, ref: int | str | None = None, rank: int | None = None) -> Adapter:
+    """Write a new folder with the adapter of the state after entry `ref`: exact, or truncated to `rank`.
+
+    The base it belongs to is the store's; `RequestError` when nothing is edited there, or for a rank below 1.
+    """
+    if rank is not None and rank < 1:
+        raise RequestError(f"An adapter has rank 1 or more, not {rank}.")
+    view = reader.at(reader.head.seq if ref is None else ref)
+    factors = {name: _factors(pair, rank) for name, pair in view.deltas.items()}
+    if not all(len(a) for _, a, _ in factors.values()):
+        raise RequestError(f"Nothing is edited after entry {view.seq}, so there is no adapter to write.")
+    with placed(destination) as folder:
+        folder.mkdir()
+        save_file(
+            _tensors(factors), folder / "adapter_model.safetensors", metadata={"format": "pt", **origin(reader, view)}
+        )
+        config = json.dumps(_config(view, {name: len(a) for name, (_, a, _) in factors.items()}), indent=2)
+        (folder / "adapter_config.json").write_text(config + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(model_card(reader, view), encoding="utf-8")
+        (folder / EDITS).write_text(edits_jsonl(view), encoding="utf-8")
+    return Adapter(
+        destination,
+        size_of(destination),
+        {name: len(a) for name, (_, a, _) in factors.items()},
+        max(error for *_, error in factors.values()),
+        _efficacy(reader, view, factors),
+    )
+
+
+def _factors(pair: Pair, rank: int | None) -> tuple[Tensor, Tensor, float]:
+    """B [d_out, r] and A [r, d_in] with B A the best of rank r for left right', and the relative error of that."""
+    (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(side) for side in (pair.left, pair.right))
+    u, s, v = torch.linalg.svd(r_left @ r_right.T)
+    count = int((s > NEGLIGIBLE * s[:1]).sum()) if len(s) else 0
+    kept = min(count, rank or count)
+    error = float(s[kept:count].norm() / s.norm().clamp_min(1e-300))
+    root = s[:kept].sqrt()
+    return q_left @ u[:, :kept] * root, (root[:, None] * v[:kept]) @ q_right.T, error
+
+
+def _tensors(factors: Factors) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for name, (b, a, _) in factors.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        named |= {f"{module}.lora_A.weight": a.float().contiguous(), f"{module}.lora_B.weight": b.float().contiguous()}
+    return named
+
+
+def _config(view: View, ranks: dict[str, int]) -> dict[str, object]:
+    """What PEFT reads; alpha equals the rank, so that the product is added as it is."""
+    modules = {name.removesuffix(".weight"): rank for name, rank in ranks.items()}
+    linear = all(isinstance(view.editable.model.get_submodule(module), nn.Linear) for module in modules)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(view.editable.model.config._name_or_path) or None,
+        "inference_mode": True,
+        "r": max(ranks.values()),
+        "lora_alpha": max(ranks.values()),
+        "rank_pattern": modules,
+        "alpha_pattern": modules,
+        "target_modules": sorted(modules),
+        "fan_in_fan_out": not linear,  # GPT-2's Conv1D keeps its weight turned
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+
+
+def _efficacy(
+    reader: Reader, view: View, factors: dict[str, tuple[Tensor, Tensor, float]]
+) -> tuple[float, float] | None:
+    """The share of active facts that are the first choice, exact and with the adapter."""
+    requests = [EditRequest.from_dict(fact.request) for fact in view.facts.values() if not fact.protected]
+    if not requests:
+        return None
+    pairs, editable = [(request.question, request.target_new) for request in requests], view.editable
+    exact = score_continuations(editable.model, editable.tokenizer, pairs)
+    weights = {
+        n: reader.at(0).editable.weight(n).double() + b @ a
+        for n in reader.settings.layers
+        for b, a, _ in [factors[editable.weight_name(n)]]
+    }
+    with editable.rewritten(weights):
+        adapted = score_continuations(editable.model, editable.tokenizer, pairs)
+    shares = [sum(score.argmax for score in scores) / len(scores) for scores in (exact, adapted)]
+    return shares[0], shares[1]

@@ -1,0 +1,198 @@
+"""Exports are loaded by tools that know nothing of this package, and compute what the live model computes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from lifelong_edit.cli.main import app
+from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.errors import ModelError, RequestError
+from lifelong_edit.export import export_delta, export_hf, export_jsonl, export_peft
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.model.editable import EditableModel
+from tests.samples import REQUESTS, lively_editable, new_editor
+
+PROMPTS = [request.question for request in REQUESTS] + ["The river"]
+ALONE = """
+import json, sys, torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, adapter, out = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+PROMPTS = sys.stdin.read()
+found = {}
+def ask(name):
+    with torch.no_grad():
+        rows = [model(torch.tensor([tokenizer(p).input_ids])).logits[0, -1] for p in json.loads(PROMPTS)]
+    found[name] = torch.stack(rows)
+ask("plain")
+if adapter != "-":
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(model, adapter)
+    ask("adapter")
+    with model.disable_adapter():
+        ask("off")
+    model = model.merge_and_unload()
+    ask("merged")
+assert "lifelong_edit" not in sys.modules
+save_file(found, out)
+"""
+
+
+def alone(folder: Path, adapter: Path | str, out: Path) -> dict[str, torch.Tensor]:
+    """The last logits of the prompts, in a process that does not import this package."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ALONE, str(folder), str(adapter), str(out)],
+        input=json.dumps(PROMPTS),
+        capture_output=True,
+        text=True,
+        cwd=out.parent,
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return load_file(out)
+
+
+def logits(editable: EditableModel) -> torch.Tensor:
+    with torch.no_grad():
+        ids = [torch.tensor([editable.tokenizer(prompt).input_ids]) for prompt in PROMPTS]
+        return torch.stack([editable.model(row).logits[0, -1] for row in ids])
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def base(kind: str, tmp_path: Path) -> Path:
+    editable = lively_editable(kind)
+    editable.model.save_pretrained(tmp_path / "base")
+    editable.tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def editor(base: Path, tmp_path: Path) -> Iterator[LifelongEditor]:
+    with new_editor(tmp_path / "store", EditableModel.open(base), layers=(0, 1), targets="live") as opened:
+        opened.apply(REQUESTS[:3], reason="so | <b>said</b>")
+        opened.apply(REQUESTS[3:])
+        yield opened
+
+
+def test_plain_transformers_loads_the_folder_and_computes_the_same(editor: LifelongEditor, tmp_path: Path) -> None:
+    done = export_hf(editor, tmp_path / "model")
+    assert done.facts == len(REQUESTS) and done.difference <= 1e-5 and done.bytes > 1000
+    found = alone(tmp_path / "model", "-", tmp_path / "out.safetensors")
+    assert (found["plain"] - logits(editor.editable)).abs().max() <= 1e-5
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert editor.head.digest in card and "so \\| \\<b>said\\</b>" in card and all(r.subject in card for r in REQUESTS)
+    lines = (tmp_path / "model" / "edits.jsonl").read_text("utf-8").splitlines()
+    assert [EditRequest.from_dict(json.loads(line)).id for line in lines] == [request.id for request in REQUESTS]
+
+
+def test_an_older_state_is_exported_and_the_live_model_stays(editor: LifelongEditor, tmp_path: Path) -> None:
+    weights = editor.editable.weight(0)
+    export_hf(editor, tmp_path / "model", ref=1, dtype=torch.bfloat16)
+    again = EditableModel.open(tmp_path / "model")
+    assert again.dtype == torch.bfloat16 and torch.equal(editor.editable.weight(0), weights)
+    assert torch.equal(again.weight(0), editor.at(1).editable.weight(0).to(torch.bfloat16))
+
+
+def test_peft_loads_switches_off_and_merges_the_adapter(editor: LifelongEditor, base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra `peft` is not installed")
+    before = logits(EditableModel.open(base))
+    done = export_peft(editor, tmp_path / "adapter")
+    assert set(done.ranks.values()) == {len(REQUESTS)} and done.error == 0.0 and done.efficacy is not None
+    assert done.efficacy[0] == done.efficacy[1]
+    found = alone(base, tmp_path / "adapter", tmp_path / "out.safetensors")
+    for name in ("adapter", "merged"):
+        assert (found[name] - logits(editor.editable)).abs().max() <= 1e-5
+    for name in ("plain", "off"):
+        assert torch.equal(found[name], before)
+
+
+def test_a_truncated_adapter_is_the_best_of_its_rank_and_says_what_it_costs(
+    editor: LifelongEditor, tmp_path: Path
+) -> None:
+    done = export_peft(editor, tmp_path / "adapter", rank=2)
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    errors = []
+    for name, pair in editor.at(editor.head.seq).deltas.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        product = (tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]).double()
+        values = torch.linalg.svdvals(pair.dense())
+        assert (product - pair.dense()).norm() == pytest.approx(float(values[2:].norm()), rel=1e-4)
+        errors.append(float(values[2:].norm() / values.norm()))
+    assert done.error == pytest.approx(max(errors), rel=1e-6) and set(done.ranks.values()) == {2}
+    with pytest.raises(RequestError, match="rank 1 or more"):
+        export_peft(editor, tmp_path / "other", rank=0)
+    with pytest.raises(RequestError, match="Nothing is edited after entry 0"):
+        export_peft(editor, tmp_path / "other", ref=0)
+    assert not list(tmp_path.glob("*other*")) and not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_delta_is_the_change_of_the_weights(dense: bool, editor: LifelongEditor, base: Path, tmp_path: Path) -> None:
+    done = export_delta(editor, tmp_path / "delta.safetensors", dense=dense)
+    tensors, unedited = load_file(tmp_path / "delta.safetensors"), EditableModel.open(base)
+    for layer, name in enumerate(done.ranks):
+        left, right = (tensors.get(f"{name}/{side}") for side in ("left", "right"))
+        delta = tensors[f"{name}/delta"] if left is None or right is None else left @ right.T
+        assert torch.allclose(unedited.weight(layer) + delta, editor.editable.weight(layer), atol=1e-5)
+
+
+def test_the_chain_of_an_exported_ledger_can_be_checked_with_the_standard_library(
+    editor: LifelongEditor, tmp_path: Path
+) -> None:
+    assert export_jsonl(editor.history(), tmp_path / "ledger.jsonl") == 3
+    prev = "0" * 64
+    for line in (tmp_path / "ledger.jsonl").read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        text = json.dumps(entry["body"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert entry["digest"] == hashlib.sha256(text.encode()).hexdigest() and entry["body"]["prev"] == prev
+        prev = entry["digest"]
+    assert prev == editor.head.digest
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_is_left(
+    editor: LifelongEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("kept")
+    for write in (export_hf, export_peft, export_delta):
+        with pytest.raises(RequestError, match="is there already"):
+            write(editor, tmp_path / "full")
+    monkeypatch.setattr("lifelong_edit.export.hf.fingerprint", lambda model: id(model))
+    with pytest.raises(ModelError, match="is not the live model"):
+        export_hf(editor, tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "full", "store"]
+
+
+def test_the_command_exports_every_form(editor: LifelongEditor, base: Path, tmp_path: Path) -> None:
+    editor.close()
+    store = ["--store", str(tmp_path / "store"), "--model", str(base)]
+    for form in ("hf", "peft", "delta", "jsonl"):
+        target = tmp_path / f"as-{form}"
+        told = CliRunner().invoke(app, ["export", form, str(target), *store, "--dry-run"])
+        assert told.exit_code == 0 and not target.exists(), told.output
+        run = CliRunner().invoke(app, ["export", form, str(target), *store, "--json"])
+        assert run.exit_code == 0, run.output
+        document: dict[str, Any] = json.loads(run.stdout[run.stdout.index("{") :])
+        assert document["path"] == str(target) and target.exists()
+    refused = CliRunner().invoke(app, ["export", "hf", str(tmp_path / "as-hf"), *store])
+    assert refused.exit_code == 2 and "is there already" in refused.output
+    bare = ["export", "hf", str(tmp_path / "x"), "--store", str(tmp_path / "store")]
+    assert CliRunner().invoke(app, bare, env={"LIFELONG_EDIT_MODEL": ""}).exit_code == 2
