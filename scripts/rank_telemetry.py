@@ -3,8 +3,8 @@
     python scripts/rank_telemetry.py      # docs/telemetry.md; the raw rows beside it, measured rows are kept
 
 Streams on the bundled model in batches of 10. At 200, 300, ..., 600 facts all facts are asked; those said right after
-their edit and no longer are forgotten. They are ranked by the predicted residual and by the risk (`algebra.risk`). Then,
-for forgotten facts, the edit that `forgotten` names is left out, and beside it another later one.
+their edit and no longer are forgotten. They are ranked by the predicted residual and by the risk (`algebra.risk`).
+Then, for forgotten facts, the edit that `forgotten` names is left out, and beside it another later one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from lifelong_edit.algebra.risk import FLAGGED
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.forgotten import _without
@@ -111,7 +110,7 @@ def ranking(editor: LifelongEditor, learnt: dict[str, bool]) -> tuple[Row, list[
         top = ranked.argsort(descending=True)[: 2 * count]
         row |= {f"{name} auc": auc(ranked, lost), f"{name} spearman": spearman(ranked, loss)}
         row[f"{name} top"] = float(lost[top].sum() / max(count, 1))
-    flagged = torch.tensor([editor.risks()[id] >= FLAGGED for id in ids])
+    flagged = torch.tensor([editor.risks()[id] > 0 for id in ids])
     row |= {"flagged": int(flagged.sum()), "found": float((flagged & lost).sum() / max(count, 1))}
     return row, [id for id, gone in zip(ids, lost.tolist(), strict=True) if gone]
 
@@ -147,7 +146,7 @@ def text_of(rows: list[Row]) -> str:
         for row in rows if "learnt" in row and row["forgotten"]
     ]  # fmt: skip
     heads = ["stream", "seed", "facts", "forgotten", "AUC residual", "in its top 2x", "AUC risk", "Spearman with loss"]
-    heads += ["in its top 2x", f"found at risk >= {FLAGGED}", "flagged / forgotten"]
+    heads += ["in its top 2x", "found at risk > 0", "flagged / forgotten"]
     first = tabulate(lines, heads, "github", floatfmt=".2f")
     blamed = [[row["stream"], row["accused"], row["named"], row["others"]] for row in rows if row.get("accused")]
     heads = [

@@ -128,7 +128,7 @@ class Reader:
         return residuals(head.history, head.layers, self.telemetry())
 
     def risks(self) -> dict[str, float]:
-        """To every active fact how likely it is forgotten, by stored keys: from about .7 on it is worth asking."""
+        """To every active fact how likely it is forgotten, by stored keys and values: above 0 it is worth asking."""
         self._session.at_head()
         return at_risk(self._session.head.history, self._session.head.layers)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.risk import FLAGGED, risks
+from lifelong_edit.algebra.risk import risks
 from lifelong_edit.algebra.telemetry import Telemetry, telemetry
 from lifelong_edit.engine.change import Change
 from lifelong_edit.engine.layers import EditedLayer
@@ -41,7 +41,7 @@ def at_risk(history: History, layers: Mapping[int, EditedLayer]) -> dict[str, fl
     """To every active fact the largest risk over the edited layers of being forgotten (see `algebra.risk`)."""
     worst: dict[str, float] = {}
     for layer in layers.values():
-        for id, risk in _by_fact(history, layer, risks(layer.whole, layer.earlier)).items():
+        for id, risk in _by_fact(history, layer, _risks(layer)).items():
             worst[id] = max(worst.get(id, -math.inf), risk)
     return {id: worst[id] for id in history.active if id in worst}
 
@@ -60,11 +60,15 @@ def _of(session: Session, number: int, layer: EditedLayer) -> Telemetry:
     return telemetry(batches, pairs, layer.memory, slots, session.sizes[number])
 
 
+def _risks(layer: EditedLayer) -> Tensor:
+    return risks(list(layer.columns.values()) or [layer.whole], list(layer.pairs.values()) or [layer.earlier])
+
+
 def _kept(change: Change, layer: EditedLayer, read: Telemetry, delta: Pair) -> dict[str, Any]:
     own = _by_fact(change.history, layer, read.residual)
     names = [min(placed.value.facts) for placed in layer.placed]
-    risk = _by_fact(change.history, layer, risks(layer.whole, layer.earlier))
-    flagged = sorted((id for id in risk if risk[id] >= FLAGGED), key=lambda id: -risk[id])
+    risk = _by_fact(change.history, layer, _risks(layer))
+    flagged = sorted((id for id in risk if risk[id] > 0), key=lambda id: -risk[id])
     figures = {
         "capacity": read.capacity,
         "preservation": read.preservation,

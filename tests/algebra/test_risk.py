@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.risk import ACROSS, risks
+from lifelong_edit.algebra.columns import Columns
+from lifelong_edit.algebra.objective import Memory, fold
+from lifelong_edit.algebra.risk import ACROSS, NEEDED, risks
+
+SIZES = (2, 3, 1)
 
 
-def columns(count: int, generator: torch.Generator) -> Columns:
-    keys, residuals = (torch.randn(rows, count, generator=generator, dtype=torch.float64) for rows in (9, 7))
-    names = tuple(f"fact {i}" for i in range(count))
-    return Columns(keys, keys.clone(), residuals, torch.zeros(count, dtype=torch.float64), names)
-
-
-def test_risk_is_the_missing_part_along_the_wanted_change_and_half_of_what_lies_across() -> None:
+def drawn(sizes: tuple[int, ...], scale: float = 1.0) -> list[Columns]:
+    """Batches of random columns; keys are their own whitened keys."""
     generator = torch.Generator().manual_seed(3)
-    own = columns(5, generator)
-    delta = Pair(*(torch.randn(rows, 4, generator=generator, dtype=torch.float64) for rows in (7, 9)))
-    found = risks(own, delta)
-    for i in range(5):
-        asked = own.base_residuals[:, i]
-        missing = asked - delta.dense() @ own.keys[:, i]
-        along = missing @ asked / (asked @ asked)
-        across = (missing - along * asked).norm() / asked.norm()
-        assert torch.isclose(found[i], along + ACROSS * across, rtol=1e-12)
+    batches = []
+    for number, size in enumerate(sizes):
+        keys, residuals = (torch.randn(rows, size, generator=generator, dtype=torch.float64) for rows in (9, 7))
+        ridge = torch.full((size,), 0.3, dtype=torch.float64)
+        batches.append(
+            Columns(keys, keys.clone(), scale * residuals, ridge, tuple(f"{number} {i}" for i in range(size)))
+        )
+    return batches
 
 
-def test_a_fact_that_is_written_has_none_one_that_is_not_has_one_and_a_protected_one_is_no_number() -> None:
-    own = columns(3, torch.Generator().manual_seed(4))
-    protected = Columns(own.keys, own.whitened, torch.zeros_like(own.base_residuals), own.ridge, own.names)
-    nothing = own.nothing()
-    assert torch.allclose(risks(own, nothing), torch.ones(3, dtype=torch.float64))
-    assert risks(protected, nothing).isnan().all()
-    exact = torch.linalg.lstsq(own.keys.T, own.base_residuals.T).solution.T  # D K = R_0
-    assert risks(own, Pair(exact, torch.eye(9, dtype=torch.float64))).abs().max() < 1e-6
+@pytest.mark.parametrize("memory", list(Memory))
+def test_risk_is_what_was_held_after_the_own_batch_less_what_is_held_now(memory: Memory) -> None:
+    batches = drawn(SIZES)
+    pairs = fold(batches, memory, float("inf"))
+    found, place = risks(batches, pairs), 0
+    for number, columns in enumerate(batches):
+        for i in range(len(columns)):
+            key, asked = columns.keys[:, i], columns.base_residuals[:, i]
+            now, own = (sum(p.dense() @ key for p in some) for some in (pairs, pairs[: number + 1]))
+            held, at_own = (one @ asked / (asked @ asked) for one in (now, own))
+            across = (now - held * asked).norm() / asked.norm()
+            assert torch.isclose(found[place], NEEDED * at_own - held + ACROSS * across, rtol=1e-10, atol=1e-12)
+            place += 1
+    assert torch.allclose(risks(drawn(SIZES, scale=4.0), fold(drawn(SIZES, scale=4.0), memory, float("inf"))), found)
+
+
+def test_a_fact_that_nothing_disturbed_has_none_and_a_protected_one_is_no_number() -> None:
+    alone = drawn((1,))
+    assert float(risks(alone, fold(alone, Memory.batch, float("inf")))) < 0
+    protected = [Columns(c.keys, c.whitened, torch.zeros_like(c.base_residuals), c.ridge, c.names) for c in alone]
+    assert risks(protected, fold(protected, Memory.batch, float("inf"))).isnan().all()
+
+
+def test_a_fact_whose_key_is_taken_by_another_is_at_risk() -> None:
+    first = drawn((1,))[0]
+    second = Columns(first.keys, first.whitened, -first.base_residuals, first.ridge, ("other",))
+    found = risks([first, second], fold([first, second], Memory.batch, float("inf")))
+    assert found[0] > 0 > found[1]
