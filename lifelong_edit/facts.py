@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +19,7 @@ SUBJECT_SLOT = "{}"
 REQUIRED = ("prompt", "subject", "target_new")
 LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET}
 LISTS = {"paraphrase_prompts": 1, "neighborhood_prompts": 1, "attribute_prompts": 2, "generation_prompts": 1}
+LETTER = re.compile(r"[^\W\u2e80-\U0003ffff]")  # of scripts that part words by blanks
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: they steer a terminal
 
 
@@ -105,6 +106,28 @@ class EditRequest:
             )
         return cls(**values)
 
+    @classmethod
+    def from_easyedit(
+        cls,
+        prompts: str | Sequence[str],
+        target_new: str | Sequence[str],
+        subject: str | Sequence[str],
+        ground_truth: str | Sequence[str | None] | None = None,
+        rephrase_prompts: str | Sequence[Any] | None = None,
+        locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+        portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> list[EditRequest]:
+        """Requests from the arguments of EasyEdit's `edit`: parallel lists, or one text each for a single edit.
+
+        A prompt holds its subject literally, once (or has ``{}``). Rephrasings become `paraphrase_prompts`; a locality
+        prompt becomes one of `neighborhood_prompts` where its answer is the ground truth, else of `attribute_prompts`.
+        Nothing here measures portability: those inputs are left out with a warning. `RequestError` names the position.
+        """
+        from lifelong_edit.easyedit import requests_from
+
+        given = {"prompts": prompts, "target_new": target_new, "subject": subject, "ground_truth": ground_truth}
+        return requests_from({**given, "rephrase_prompts": rephrase_prompts}, locality_inputs, portability_inputs)
+
     def resolved_id(self) -> str:
         """The idempotency key: the given id, or the digest of the canonical request."""
         return self.id or canonical_digest(self.canonical())[:16]
@@ -118,6 +141,32 @@ def statement_of(prompt: str, subject: str) -> tuple[str, str]:
     """Prompt and subject without the blanks that a question drops, also those of a subject that ends the prompt."""
     prompt = prompt.rstrip()
     return prompt, subject.rstrip() if prompt.endswith(SUBJECT_SLOT) else subject
+
+
+def with_slot(prompt: str, subject: str) -> str:
+    """The prompt with ``{}`` where the subject stands in it, as a word, in the same capitals; one with ``{}`` as it is.
+
+    Raises `RequestError`, which begins with the reason and a colon, when there is no such place or more than one.
+    """
+    if SUBJECT_SLOT in subject:
+        raise RequestError(f"the subject holds {{}}: {subject[:80]!r}. Write the subject itself.")
+    if SUBJECT_SLOT in prompt or not subject.strip():  # an empty subject is the request's to refuse
+        return prompt
+    shown = f"{subject[:80]!r} in {prompt[:200]!r}"
+    pieces = prompt.split(subject)
+    around = [(subject.join(pieces[:n]), subject.join(pieces[n:])) for n in range(1, len(pieces))]
+    places = [(head, tail) for head, tail in around if not LETTER.match(head[-1:]) and not LETTER.match(tail[:1])]
+    if len(places) == 1:
+        return SUBJECT_SLOT.join(places[0])
+    if places:
+        raise RequestError(f"the subject stands in the prompt twice: {shown}. Write {{}} for the one that is meant.")
+    if around:
+        raise RequestError(f"the subject is part of a longer word: {shown}. Write {{}} in its place.")
+    if subject.casefold() in prompt.casefold():
+        raise RequestError(f"the subject has other capitals in the prompt: {shown}. Write them alike.")
+    raise RequestError(
+        f"the subject is not in the prompt: {shown}. Write {{}} where it goes, or the text it has there."
+    )
 
 
 def canonical_json(value: Any) -> str:

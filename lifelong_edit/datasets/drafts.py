@@ -1,0 +1,126 @@
+"""What a row says about an edit, and the one place where that becomes a checked request or a reasoned rejection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lifelong_edit.datasets.jsonl import MAX_LINE
+from lifelong_edit.datasets.rows import KINDS, kind_of
+from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import LIMITS, EditRequest, with_slot
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An edit as its row has it, nothing checked.
+
+    `prompt` has ``{}`` or the subject itself; texts may be null, targets an object with `str`; in the lists null and
+    empty texts stand for nothing, and so do pairs without an answer. `checks` are (prompt, answer) pairs.
+    """
+
+    prompt: Any
+    subject: Any
+    target_new: Any
+    target_true: Any = None
+    id: str | None = None
+    paraphrases: Any = ()
+    neighbours: Any = ()
+    checks: Iterable[tuple[Any, Any]] = ()
+    generations: Any = ()
+
+
+def request_of(draft: Draft) -> EditRequest:
+    """The request; `RequestError`, which begins with a short reason and a colon, when it cannot be one.
+
+    Blanks around subject, targets and answers are taken off, and ``{}`` is put where the subject stands.
+    """
+    texts = {"prompt": draft.prompt, "subject": draft.subject, "target_new": target(draft.target_new)}
+    for name, value in texts.items():
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise RequestError(
+                f"no {name}: it is missing or empty. An edit needs a prompt, a subject and a target_new."
+            )
+        if not isinstance(value, str):
+            raise RequestError(f"{name} is {kind_of(value)}: {str(value)[:80]!r}. Write a text.")
+        if name in LIMITS and len(value.strip()) > LIMITS[name]:
+            raise RequestError(
+                f"{name} is too long: {len(value.strip())} characters, the limit is {LIMITS[name]}. Shorten it."
+            )
+    subject, new = texts["subject"].strip(), texts["target_new"].strip()
+    prompt, true = with_slot(texts["prompt"], subject), target(draft.target_true)
+    try:
+        request = EditRequest(
+            prompt,
+            subject,
+            new,
+            _trimmed(true) or None,
+            draft.id,
+            _told(draft.paraphrases),
+            _told(draft.neighbours),
+            tuple((prompt, _trimmed(answer)) for prompt, answer in draft.checks if _says(prompt) and _says(answer)),
+            _told(draft.generations),
+        )
+    except RequestError as error:
+        raise RequestError(f"not a sound request: {error}") from None
+    if len(line_of(request)) > MAX_LINE:
+        raise RequestError(f"too long for a line: over {MAX_LINE} bytes. Leave out some of the texts that measure it.")
+    return request
+
+
+def line_of(request: EditRequest) -> bytes:
+    """The request as a line of the project's own format, without its end."""
+    return json.dumps(request.to_dict(), ensure_ascii=False).encode()
+
+
+def case_id(dataset: str, case: Any) -> str | None:
+    """``dataset-case``, or None for a row that has no case of its own."""
+    if case is None or case == "":
+        return None
+    if isinstance(case, bool) or not isinstance(case, (int, str)):
+        raise RequestError(f"the case id is {kind_of(case)}: {str(case)[:80]!r}. Write a whole number or a text.")
+    return f"{dataset}-{str(case).strip()}"
+
+
+def part(row: Mapping[str, Any], name: str, kind: type) -> Any:
+    """The object or list that a row holds under a name; `RequestError` when it is missing or something else."""
+    value = row.get(name)
+    if not isinstance(value, kind):
+        raise RequestError(f"no {name}: it is {kind_of(value)}, not {KINDS[kind]}. Is this row of the same format?")
+    return value
+
+
+def items(holder: Mapping[str, Any], name: str) -> list[Any]:
+    """The list under a name, empty when there is none; `RequestError` when it is something else."""
+    value = holder.get(name)
+    if not isinstance(value, list | None):
+        raise RequestError(f"not a sound request: {name} is {kind_of(value)}. Write a list.")
+    return value or []
+
+
+def first_text(value: Any) -> Any:
+    """The first of an answer's spellings, in lists of any depth; None of an empty list."""
+    while isinstance(value, list):
+        value = value[0] if value else None
+    return value
+
+
+def target(value: Any) -> Any:
+    """A target written as a text or, as in CounterFact, as an object with `str`."""
+    return value.get("str") if isinstance(value, dict) else value
+
+
+def _told(texts: Any) -> Any:
+    """A text or texts as a tuple, without those that say nothing; anything else as it is, to be refused."""
+    listed = (texts,) if texts is None or isinstance(texts, str) else texts
+    return tuple(filter(_says, listed)) if isinstance(listed, (list, tuple)) else listed
+
+
+def _trimmed(text: Any) -> Any:
+    return text.strip() if isinstance(text, str) else text
+
+
+def _says(text: Any) -> bool:
+    return text is not None and not (isinstance(text, str) and not text.strip())

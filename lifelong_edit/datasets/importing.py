@@ -1,0 +1,170 @@
+"""Data sets as edit requests: the format is found in the first rows and said, and no row is passed over in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from lifelong_edit.datasets import (
+    counterfact,
+    counterfact_flat,
+    fastedit,
+    knowedit,
+    mquake,
+    plain,
+    rippleedits,
+    ultraeditbench,
+    wikibigedit,
+    zsre,
+)
+from lifelong_edit.datasets.drafts import Draft, request_of
+from lifelong_edit.datasets.format import Format, paths_of
+from lifelong_edit.datasets.jsonl import source_name
+from lifelong_edit.datasets.rows import Row, open_rows
+from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
+
+DETECTED = (
+    counterfact.FORMAT,
+    counterfact_flat.FORMAT,
+    zsre.FORMAT,
+    zsre.ULTRAEDIT,
+    mquake.FORMAT,
+    knowedit.FORMAT,
+    knowedit.WIKIBIO,
+    wikibigedit.FORMAT,
+    ultraeditbench.FORMAT,
+    rippleedits.FORMAT,
+    fastedit.FORMAT,
+    plain.FORMAT,
+)
+FORMATS = {known.name: known for known in (*DETECTED, counterfact.MULTI)}  # the last is only told apart by its name
+FIRST = 20  # rows that a format is found in
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A request, the number of its row (its line; in a JSON array its item), from 1, and the row as it was read."""
+
+    request: EditRequest
+    row: int
+    raw: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An edit that cannot be requested: its row, why in few words, and the whole story with what to do."""
+
+    row: int
+    reason: str
+    problem: str
+    raw: Any
+
+
+@dataclass
+class Dataset:
+    """An open data file; iterating gives its edits in their order, once. The counts are those of what was given."""
+
+    source: str
+    format: Format
+    choice: str | None
+    _rows: Iterator[Row]
+    rows: int = 0
+    accepted: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads, with the rows that have them
+    _ids: set[str] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[Imported | Rejected]:
+        for row in self._rows:
+            self.rows += 1
+            for outcome in self._outcomes(row):
+                if isinstance(outcome, Rejected):
+                    self.reasons[outcome.reason] += 1
+                else:
+                    self.accepted += 1
+                yield outcome
+
+    def _outcomes(self, row: Row) -> Iterator[Imported | Rejected]:
+        if row.problem:
+            yield _rejected(row, row.problem)
+            return
+        self.unused.update(name for name in row.raw if name not in self.format.fields)
+        try:
+            drafts = list(self.format.drafts(row.raw, self.choice))
+        except RequestError as error:
+            yield _rejected(row, str(error))
+            return
+        for draft in drafts:
+            yield self._outcome(row, draft)
+
+    def _outcome(self, row: Row, draft: Draft) -> Imported | Rejected:
+        try:
+            request = request_of(draft)
+        except RequestError as error:
+            return _rejected(row, str(error))
+        if request.id in self._ids:
+            return _rejected(row, f"the id stands twice: {request.id!r} is an earlier row's. Give each row its own.")
+        if request.id is not None:
+            self._ids.add(request.id)
+        return Imported(request, row.number, row.raw)
+
+
+@contextmanager
+def open_dataset(path: str | Path, format: str | None = None, targets: str | None = None) -> Iterator[Dataset]:
+    """The edits of a .json, .jsonl or .csv file, also gzipped; without `format` it is found in the first rows.
+
+    `targets` chooses between a format's targets: ``alt`` or ``answers`` of zsRE, where it must be given. Raises
+    `RequestError` when the format is unknown or ambiguous, when `targets` is lacking or does not fit, and while reading
+    when the file itself is broken. What is wrong with a row alone is a `Rejected`.
+    """
+    with open_rows(path) as rows:
+        first = list(islice(rows, FIRST))
+        known = detect(first, source_name(path)) if format is None else format_named(format)
+        yield Dataset(source_name(path), known, _choice(known, targets), chain(first, rows))
+
+
+def format_named(name: str) -> Format:
+    """The format; `RequestError` names the known ones."""
+    if name not in FORMATS:
+        raise RequestError(f"There is no format {name!r}. Choose one of {', '.join(sorted(FORMATS))}.")
+    return FORMATS[name]
+
+
+def detect(rows: Iterable[Row], source: str) -> Format:
+    """The format whose marks these rows have between them; of two, the one whose marks include the other's."""
+    paths = frozenset[str]().union(*(paths_of(row.raw) for row in rows if row.problem is None))
+    found = {known: marks for known in DETECTED if (marks := known.marks_in(paths))}
+    best = [known for known, marks in found.items() if not any(marks < other for other in found.values())]
+    if len(best) == 1:
+        return best[0]
+    names = ", ".join(known.name for known in best)
+    seen = ", ".join(sorted(path for path in paths if "." not in path and "[" not in path)[:30]) or "no objects"
+    problem = f"the rows look like {names} at once" if best else "the rows look like no format that is known"
+    raise RequestError(
+        f"{source}: {problem}. Seen in the first rows: {seen}. "
+        f"Say which it is (--format): {', '.join(sorted(FORMATS))}; or rename fields to prompt, subject, target_new."
+    )
+
+
+def _choice(known: Format, targets: str | None) -> str | None:
+    if targets is None and known.choices:
+        raise RequestError(
+            f"{known.title} has two targets, and there is no usual one: alt (false answers, as EasyEdit writes) or "
+            "answers (true ones, as MEMIT does). Choose with --targets."
+        )
+    if targets is not None and targets not in known.choices:
+        names = " or ".join(known.choices)
+        raise RequestError(
+            f"{known.title} has no targets {targets!r}. " + (f"Choose {names}." if names else "Leave --targets out.")
+        )
+    return targets
+
+
+def _rejected(row: Row, problem: str) -> Rejected:
+    return Rejected(row.number, problem.partition(":")[0], problem, row.raw)

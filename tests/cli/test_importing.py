@@ -1,0 +1,91 @@
+"""`import` says the format, writes what `apply` reads, tells every rejection, and writes over nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lifelong_edit.cli.main import app
+from lifelong_edit.datasets.jsonl import open_source, read_requests
+from lifelong_edit.facts import EditRequest
+from tests.cli.conftest import Done
+from tests.datasets.specimens import SPECIMENS, ZSRE
+
+
+def run(*arguments: object) -> Done:
+    done = CliRunner().invoke(app, ["import", *map(str, arguments)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def zsre(tmp_path: Path) -> Path:
+    path = tmp_path / "zsre.json"
+    path.write_text(json.dumps([ZSRE, {**ZSRE, "alt": ""}, {**ZSRE, "subject": "Bo"}]), encoding="utf-8")
+    return path
+
+
+def requests(path: Path) -> list[EditRequest]:
+    with open_source(path) as stream:
+        return [sourced.request for sourced in read_requests(stream, path.name)]
+
+
+def test_edits_and_rejected_rows_are_written_and_told(zsre: Path, tmp_path: Path) -> None:
+    out, rejected = tmp_path / "edits.jsonl", tmp_path / "rejected.jsonl"
+    done = run(zsre, "--targets", "alt", "--out", out, "--rejected", rejected)
+    assert (done.code, done.err) == (0, "")
+    for told in (
+        "targets alt",
+        "3 rows: 1 edit accepted, 2 rejected",
+        "no target_new",
+        "not used: pred, cond",
+        str(out),
+    ):
+        assert told in done.out
+    (request,), (expected,) = requests(out), SPECIMENS["zsre alt"].requests
+    assert request.to_dict() == {**expected.to_dict(), "id": request.id}
+    rows = [json.loads(line) for line in rejected.read_text("utf-8").splitlines()]
+    assert [(row["row"], row["reason"]) for row in rows] == [
+        (2, "no target_new"),
+        (3, "the subject is not in the prompt"),
+    ]
+    assert rows[0]["raw"] == {**ZSRE, "alt": ""} and "is missing or empty" in rows[0]["problem"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["edits.jsonl", "rejected.jsonl", "zsre.json"]
+
+
+def test_a_dry_run_tells_the_same_and_writes_nothing(zsre: Path, tmp_path: Path) -> None:
+    out = tmp_path / "edits.jsonl"
+    dry = run(zsre, "--targets", "answers", "--out", out, "--rejected", out.with_name("r.jsonl"), "--dry-run", "--json")
+    assert list(tmp_path.iterdir()) == [zsre]
+    done = run(zsre, "--targets", "answers", "--out", out, "--json")
+    assert dry.json == {**done.json, "out": None}
+    assert done.json["rejected"] == sum(done.json["reasons"].values()) == 1
+    assert (done.json["format"], done.json["rows"], done.json["accepted"]) == ("zsre", 3, len(requests(out)))
+
+
+def test_only_so_many_edits_are_read(zsre: Path, tmp_path: Path) -> None:
+    done = run(zsre, "--targets", "alt", "--out", tmp_path / "edits.jsonl", "--limit", "2", "--json")
+    assert (done.json["accepted"], done.json["rejected"]) == (1, 1)
+
+
+def test_what_cannot_be_done_is_a_usage_error_and_leaves_no_file(zsre: Path, tmp_path: Path) -> None:
+    out = tmp_path / "edits.jsonl"
+    for arguments, message in {
+        ("--out", out): "Choose with --targets",
+        ("--targets", "alt", "--out", tmp_path / "edits.txt"): "does not end with .jsonl",
+        ("--targets", "alt", "--out", out, "--rejected", out): "cannot share a file",
+        ("--format", "yago", "--out", out): "no format 'yago'",
+    }.items():
+        done = run(zsre, *arguments)
+        assert done.code == 2 and message in done.err and list(tmp_path.iterdir()) == [zsre]
+    zsre.write_text(json.dumps([ZSRE])[:-1], encoding="utf-8")
+    assert run(zsre, "--targets", "alt", "--out", out).code == 2 and list(tmp_path.iterdir()) == [zsre]
+    zsre.write_text(json.dumps([ZSRE]), encoding="utf-8")
+    out.write_text("kept")
+    done = run(zsre, "--targets", "alt", "--out", out)
+    assert done.code == 2 and "not written over" in done.err and out.read_text() == "kept"
+    assert run(zsre, "--targets", "alt", "--out", tmp_path / "no" / "edits.jsonl").code == 5
