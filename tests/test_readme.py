@@ -1,30 +1,77 @@
-"""What the README shows runs."""
+"""What the README shows runs, and prints what it shows."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+VARYING = (  # what differs from run to run or from machine to machine, and by what it is told
+    (r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00)?", "TIME"),
+    (r"\b[0-9a-f]{12,64}\b", "DIGEST"),
+    (r"\d+\.\d+ (s|k?B|MB)\b", r"N \1"),
+    (r"\d+\.\d+(e[-+]\d+)?", "N"),
+    (r"-{2,}", "--"),
+    (r" +", " "),
+)
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.S)
 
 
 def test_the_python_of_the_readme_runs_against_the_bundled_model(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert blocks
+    found = blocks("python")
+    assert found
     edits = tmp_path / "edits.jsonl"
     lines = [{"prompt": "{} works for", "subject": name, "target_new": "Norvik"} for name in ("Ada Quill", "Bo Lund")]
     edits.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for block in blocks:
+    for block in found:
         code = block.replace('"store/"', repr(str(tmp_path / "store")))
         code = code.replace('"edits.jsonl"', repr(str(edits)))
         code = code.replace('"checkpoints/tiny-world"', repr(str(ROOT / "checkpoints" / "tiny-world")))
         exec(compile(code, "README.md", "exec"), {})
 
 
-def test_no_placeholder_is_left_and_every_link_leads_somewhere() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not re.search(r"@[A-Z]+@", text)
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+def told(text: str) -> list[str]:
+    """The lines of an output without what varies."""
+    for pattern, name in VARYING:
+        text = re.sub(pattern, name, text)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def test_the_tour_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    """Every command after a `$`, in one shell's environment and in the order of the text."""
+    for name in ("checkpoints", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "LOGNAME": "ada", "COLUMNS": "100", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    steps = [step for block in blocks("console") for step in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    assert len(steps) > 8
+    for step in steps:
+        command, _, expected = step.partition("\n")
+        words = shlex.split(command)
+        if words[0] == "export":
+            environment |= dict(word.split("=", 1) for word in words[1:])
+            continue
+        line = command.replace("lifelong-edit", f"{shlex.quote(sys.executable)} -m lifelong_edit", 1)
+        run = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, f"{command}\n{run.stderr}"
+        assert told(run.stdout) == told(expected), command
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_no_placeholder_is_left_and_every_link_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not re.search(r"@[A-Z]+@|[A-Z]+_TABLE|TODO", text)
+    links = [link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []

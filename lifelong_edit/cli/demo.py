@@ -14,10 +14,13 @@ from tqdm import tqdm
 
 from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.cli.opening import hush
+from lifelong_edit.cli.output import tell
+from lifelong_edit.cli.telling import entry_document
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.store import Entry
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
@@ -28,7 +31,7 @@ from lifelong_edit.world.tasks import downstream_tasks, held_out_stories
 BATCH, EDITS, QUICK_EDITS = 10, 300, 60
 COHORT = 30
 DEFAULT = EditorSettings()
-OTHER = replace(DEFAULT, memory=Memory.batch, targets="live")  # the published sequential procedure
+OTHER = replace(DEFAULT, memory=Memory.batch, targets="live", ridge=0.5, halvings=0)  # the published procedure
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Exam:
         ]
 
 
-def run(model: Path, stores: Path, quick: bool, seed: int) -> None:
+def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> None:
     """Everything the command shows."""
     hush()
     world, count = World.generate(BUNDLED_SEED), QUICK_EDITS if quick else EDITS
@@ -60,18 +63,23 @@ def run(model: Path, stores: Path, quick: bool, seed: int) -> None:
     )
     folder = stores / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     base = EditableModel.open(model, dtype=torch.float32)
-    typer.echo(f"{count} edits in batches of {BATCH}, method memit. The stores are made in {folder}")
+    if not as_json:
+        typer.echo(f"{count} edits in batches of {BATCH}, method memit. The stores are made in {folder}")
     rows = [["base", "all", *_figures(score_edits(base, requests)), *exam.drift(base)]]
     for settings in (DEFAULT, OTHER):
         name = f"{settings.memory.value}, {settings.targets}"
         with LifelongEditor.create(folder / settings.memory.value, model, settings, dtype=torch.float32) as editor:
             _stream(editor, requests, name)
             rows += _measured(editor, requests, exam, name)
-    typer.echo(tabulate(rows, ["memory, targets", "facts", *HEADERS], floatfmt=".3f", missingval=""))
-    typer.echo(LEGEND)
+    if not as_json:
+        typer.echo(tabulate(rows, ["memory, targets", "facts", *HEADERS], floatfmt=".3f", missingval=""))
+        typer.echo(LEGEND)
     with LifelongEditor.open(folder / DEFAULT.memory.value, model, dtype=torch.float32) as editor:
-        _ledger(editor)
-        _take_back(editor, base, requests[len(requests) // 2])
+        entries = editor.history()
+        taken = _take_back(editor, base, requests[len(requests) // 2])
+    named = [dict(zip(["kind", "facts", *HEADERS], row, strict=False)) for row in rows]
+    document = {"stores": folder, "scores": named, "ledger": [entry_document(e, {}) for e in entries], "revert": taken}
+    tell(as_json, document, f"{_ledger_text(entries)}\n{_taken_text(taken)}")
 
 
 HEADERS = ["ES", "PS", "NS", "EA", "PA", "NA", "AA", "untouched", "ppl", "tasks"]
@@ -115,22 +123,42 @@ def _figures(scores: EditScores) -> list[float | None]:
     return [scores.es, scores.ps, scores.ns, scores.ea, scores.pa, scores.na, scores.aa]
 
 
-def _ledger(editor: LifelongEditor) -> None:
-    entries = editor.history()
+def _ledger_text(entries: Sequence[Entry]) -> str:
     rows = [
         [e.seq, e.kind, e.time[:19], len(e.body.get("facts", [])), e.digest[:12], (e.weights or "")[:12]]
         for e in entries
     ]
-    typer.echo(f"The ledger of the first store, {len(entries)} entries:")
-    typer.echo(tabulate(rows, ["seq", "kind", "time", "facts", "entry", "weights"]))
+    told = tabulate(rows, ["seq", "kind", "time", "facts", "entry", "weights"])
+    return f"The ledger of the first store, {len(entries)} entries:\n{told}"
 
 
-def _take_back(editor: LifelongEditor, base: EditableModel, request: EditRequest) -> None:
-    """Revert one fact from the middle of the stream and show what the model says before, with and without it."""
+@dataclass(frozen=True)
+class TakenBack:
+    """A fact that was reverted, and what the model said before its edit, with it, and without it again."""
+
+    fact: str
+    seq: int
+    question: str
+    target: str
+    before: str
+    edited: str
+    reverted: str
+    reverted_by: int
+
+
+def _take_back(editor: LifelongEditor, base: EditableModel, request: EditRequest) -> TakenBack:
+    """Revert one fact from the middle of the stream."""
     fact = next(fact for fact in editor.facts().values() if fact.request["subject"] == request.subject)
-    before, edited = answer(base, request.question), answer(editor.editable, request.question)
-    commit = editor.revert(fact.id, actor="demo", reason="shown in the demo")
-    typer.echo(f"\nReverting fact {fact.id}, edited at seq {fact.seq}: {request.question!r} -> {request.target_new!r}")
-    typer.echo(f"  before the edit   {before!r}\n  after the edit    {edited!r}")
-    seq = commit.entry.seq if commit.entry else "?"
-    typer.echo(f"  after the revert  {answer(editor.editable, request.question)!r}   (ledger seq {seq})")
+    question = request.question
+    before, edited = answer(base, question), answer(editor.editable, question)
+    editor.revert(fact.id, actor="demo", reason="shown in the demo")
+    reverted = answer(editor.editable, question)
+    return TakenBack(fact.id, fact.seq, question, request.target_new, before, edited, reverted, editor.head.seq)
+
+
+def _taken_text(taken: TakenBack) -> str:
+    return (
+        f"\nReverting fact {taken.fact}, edited at seq {taken.seq}: {taken.question!r} -> {taken.target!r}\n"
+        f"  before the edit   {taken.before!r}\n  after the edit    {taken.edited!r}\n"
+        f"  after the revert  {taken.reverted!r}   (ledger seq {taken.reverted_by})"
+    )

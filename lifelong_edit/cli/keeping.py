@@ -9,21 +9,24 @@ import typer
 
 from lifelong_edit.cli import opening, options
 from lifelong_edit.cli.opening import past
-from lifelong_edit.cli.output import counted, printable, table, tell
+from lifelong_edit.cli.output import counted, jsonable, printable, table, tell
 from lifelong_edit.cli.telling import entry_document
 from lifelong_edit.store import Copied, Store, clear_cache, collect_garbage, list_cache, list_strays
 from lifelong_edit.store import backup as copy_again
 from lifelong_edit.store import clone as copy_once
+from lifelong_edit.store.copying import preview_copy
 from lifelong_edit.store.naming import check_tag, entry_named, tags_of
 from lifelong_edit.store.signing import signature
 
 Destination = Annotated[Path, typer.Argument(help="The folder to copy to.")]
+DryCopy = Annotated[bool, typer.Option("--dry-run", help="Tell what would be copied; write nothing.")]
 
 
 def tag(
     name: Annotated[str | None, typer.Argument(help="The name; without it, the tags are listed.")] = None,
     ref: Annotated[str | None, typer.Argument(help="The entry: seq, tag or digest; by default the newest.")] = None,
     store: options.StorePath = options.STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check name and entry; write nothing.")] = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
@@ -34,28 +37,43 @@ def tag(
     """
     if name is None:
         return _list_tags(store, as_json)
-    with past(store, read_only=False) as seen:
+    with past(store, read_only=dry_run) as seen:
         target = seen.head if ref is None else entry_named(seen.entries, ref)
         check_tag(seen.entries, name)
+        if dry_run:
+            told = f"{printable(name)} would name entry {target.seq}. Nothing is written."
+            return tell(as_json, {"tag": name, "target": target.seq, "dry_run": True}, told)
         body = {**signature(actor, reason, seen.entries[0].body["seed"]), "tag": name, "target": target.seq}
         made = seen.store.commit("tag", body, None, {}, seen.head.digest)
     tell(as_json, entry_document(made, {}), f"entry {made.seq}: {printable(name)} names entry {target.seq}")
 
 
-def backup(destination: Destination, store: options.StorePath = options.STORE, as_json: options.Json = False) -> None:
+def backup(
+    destination: Destination,
+    store: options.StorePath = options.STORE,
+    dry_run: DryCopy = False,
+    as_json: options.Json = False,
+) -> None:
     """Copy the store as it is now, also while somebody writes to it; into the same folder again, only what is new.
 
     Example: lifelong-edit backup /mnt/backups/store
     """
-    _tell_copied(copy_again(store, destination), destination, as_json)
+    copied = preview_copy(store, destination, anew=False) if dry_run else copy_again(store, destination)
+    _tell_copied(copied, destination, dry_run, as_json)
 
 
-def clone(destination: Destination, store: options.StorePath = options.STORE, as_json: options.Json = False) -> None:
+def clone(
+    destination: Destination,
+    store: options.StorePath = options.STORE,
+    dry_run: DryCopy = False,
+    as_json: options.Json = False,
+) -> None:
     """Make a store of its own in a new folder, with the history this one has now.
 
     Example: lifelong-edit clone experiment --store store
     """
-    _tell_copied(copy_once(store, destination), destination, as_json)
+    copied = preview_copy(store, destination, anew=True) if dry_run else copy_once(store, destination)
+    _tell_copied(copied, destination, dry_run, as_json)
 
 
 def gc(
@@ -102,9 +120,9 @@ def _list_tags(store: Path, as_json: bool) -> None:
     tell(as_json, tags, table(rows, ["tag", "seq", "digest"]))
 
 
-def _tell_copied(copied: Copied, destination: Path, as_json: bool) -> None:
+def _tell_copied(copied: Copied, destination: Path, dry_run: bool, as_json: bool) -> None:
     text = (
         f"{destination}: {copied.entries} entries, {counted(copied.objects, 'object')} of "
-        f"{counted(copied.bytes, 'byte')} copied\nhead {copied.head}"
+        f"{counted(copied.bytes, 'byte')} {'would be ' if dry_run else ''}copied\nhead {copied.head}"
     )
-    tell(as_json, copied, text)
+    tell(as_json, {"dry_run": dry_run, **jsonable(copied)}, text)

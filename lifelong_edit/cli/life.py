@@ -37,6 +37,25 @@ class Value:
     steps: int | None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A score of the fact that an entry recorded: right after its edit, or later."""
+
+    seq: int
+    metric: str
+    value: float | None
+
+
+def scores_of(entries: Sequence[Entry], fact: FactLife) -> list[Measured]:
+    """Every score of the fact in the ledger, in time."""
+    return [
+        Measured(entry.seq, metric, scores[fact.id])
+        for entry in entries[fact.seq :]
+        for metric, scores in entry.body.get("scores", {}).items()
+        if fact.id in scores
+    ]
+
+
 def life_of(entries: Sequence[Entry], fact: FactLife) -> list[Event]:
     """Before the fact, every change of it, and now."""
     events = [_event(entries[0], "not written")]
@@ -57,7 +76,9 @@ def value_of(entries: Sequence[Entry], history: History, fact: FactLife) -> Valu
     return Value(column.seq, tuple(sorted(column.facts)), loss, steps)
 
 
-def fact_text(fact: FactLife, value: Value | None, life: Sequence[Event]) -> str:
+def fact_text(
+    fact: FactLife, value: Value | None, life: Sequence[Event], scores: Sequence[Measured], residual: float | None
+) -> str:
     """A fact's life for a person."""
     by = f" by {fact.by}" if fact.by else ""
     rows: list[tuple[str, str | None]] = [
@@ -66,12 +87,15 @@ def fact_text(fact: FactLife, value: Value | None, life: Sequence[Event]) -> str
         ("before", fact.request.get("target_true")),
         ("status", f"{fact.status}{by} since entry {fact.since}{', protected' if fact.protected else ''}"),
         ("value", _value_text(fact, value)),
+        ("residual", None if residual is None else f"{residual:.3f} of what was to change is missing, by prediction"),
         ("measured", _measured_by(fact)),
     ]
     asked = any(event.says is not None for event in life)
     headers = ["seq", "kind", "fact", "time", "actor", "reason"] + (["model says"] if asked else [])
     events = [[e.seq, e.kind, e.became, e.time[:19], e.actor, e.reason] + ([e.says] if asked else []) for e in life]
-    return "\n".join([*(f"{name:10}{printable(told)}" for name, told in rows if told), "", table(events, headers)])
+    lines = [*(f"{name:10}{printable(told)}" for name, told in rows if told), "", table(events, headers)]
+    measured = [[one.seq, one.metric, "" if one.value is None else f"{one.value:g}"] for one in scores]
+    return "\n".join([*lines, "", table(measured, ["seq", "metric", "score"])] if measured else lines)
 
 
 def _event(entry: Entry, became: str) -> Event:

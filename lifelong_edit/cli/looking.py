@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lifelong_edit.cli import opening, options
-from lifelong_edit.cli.life import fact_text, life_of, value_of
+from lifelong_edit.cli.life import fact_text, life_of, scores_of, value_of
 from lifelong_edit.cli.opening import Past, past
 from lifelong_edit.cli.output import counted, listed, printable, table, tell
 from lifelong_edit.cli.telling import (
@@ -82,13 +82,19 @@ def show(
     name: Annotated[str | None, typer.Argument(help="A fact's id, or an entry's seq, tag or digest.")] = None,
     store: options.StorePath = options.STORE,
     entry: Annotated[bool, typer.Option("--entry", help="An entry is meant, also where a fact has this id.")] = False,
-    answers: Annotated[bool, typer.Option("--answers", help="What the model says each time; needs --model.")] = False,
+    answers: Annotated[
+        bool,
+        typer.Option("--answers", help="What the model says each time, and the predicted residual; needs --model."),
+    ] = False,
     model: options.AnyModel = None,
     dtype: options.Number = None,
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
     """The whole life of a fact, or everything about an entry; without a name, about the newest.
+
+    A fact: request, who, when and why, scores over time; with --answers what the model said before it, at each change
+    and now, and how much of what was to change is missing by prediction.
 
     Example: lifelong-edit show db853e71 --answers --model checkpoints/tiny-world
     """
@@ -99,14 +105,16 @@ def show(
         tags = tags_of(seen.entries)
         document = {"digest": found.digest, "tags": tags.get(found.seq, []), "body": found.body}
         return tell(as_json, document, _entry_text(seen, found))
-    life = life_of(seen.entries, fact)
+    life, residual = life_of(seen.entries, fact), None
     if answers:
         if model is None:
             raise RequestError("The answers are the model's. Give its folder: --model, or LIFELONG_EDIT_MODEL.")
         with opening.reader(store, model, dtype, device) as reader:
             life = [replace(event, says=reader.at(event.seq).answer(question(fact))) for event in life]
-    value = value_of(seen.entries, seen.history, fact)
-    tell(as_json, {"fact": fact, "value": value, "life": life}, fact_text(fact, value, life))
+            residual = reader.residuals().get(fact.id)
+    value, scores = value_of(seen.entries, seen.history, fact), scores_of(seen.entries, fact)
+    life_document = {"fact": fact, "value": value, "residual": residual, "life": life, "scores": scores}
+    tell(as_json, life_document, fact_text(fact, value, life, scores, residual))
 
 
 def _fact(seen: Past, name: str) -> FactLife | None:

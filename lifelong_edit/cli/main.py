@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lifelong_edit.cli import changing, comparing, keeping, looking, making, verifying
+from lifelong_edit.cli import (
+    changing,
+    comparing,
+    exporting,
+    founding,
+    importing,
+    keeping,
+    looking,
+    making,
+    measuring,
+    options,
+    planning,
+    verifying,
+)
 from lifelong_edit.errors import LifelongEditError
 
 INTERRUPTED = 130
@@ -18,9 +31,12 @@ EXIT_CODES = (
     "failed, 6 store busy, 7 no trustworthy solution, 8 model does not fit, 130 interrupted."
 )
 GROUPS = {
-    "Write": (making.init, making.apply, making.stream),
+    "Start": (founding.init, founding.stats),
+    "Write": (planning.plan, making.apply, making.stream, making.replace, making.protect),
     "Take back": (changing.revert, changing.restore),
-    "Look": (looking.status, looking.log, looking.show, comparing.diff, comparing.blame),
+    "Look": (looking.status, looking.log, looking.show, comparing.diff, comparing.blame, comparing.checkout),
+    "Measure": (measuring.measure, measuring.evaluate, measuring.relax, measuring.repair),
+    "Exchange": (importing.import_, exporting.export),
     "Look after": (
         keeping.tag,
         verifying.verify,
@@ -30,6 +46,7 @@ GROUPS = {
         keeping.doctor,
     ),
 }
+NAMES = {"evaluate": "eval", "import_": "import"}  # commands that are called otherwise than their functions
 
 
 class Verbs(TyperGroup):
@@ -56,7 +73,7 @@ app = typer.Typer(
 )
 for panel, commands in GROUPS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(NAMES.get(command.__name__), rich_help_panel=panel)(command)
 
 
 @app.callback()
@@ -70,6 +87,7 @@ def demo(
     stores: Annotated[Path, typer.Option(help="Where the demo's stores are made.")] = Path("checkpoints"),
     quick: Annotated[bool, typer.Option("--quick", help="60 edits instead of 300.")] = False,
     seed: Annotated[int, typer.Option(help="Which people are edited, and how.")] = 0,
+    as_json: options.Json = False,
 ) -> None:
     """Stream edits into the bundled model, show what was kept, forgotten and disturbed, and take one edit back.
 
@@ -77,7 +95,7 @@ def demo(
     """
     from lifelong_edit.cli.demo import run
 
-    run(model, stores, quick, seed)
+    run(model, stores, quick, seed, as_json)
 
 
 def main() -> None:

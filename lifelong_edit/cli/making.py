@@ -1,68 +1,29 @@
-"""Making a store, and writing facts into its model: `init`, `apply`, `stream`."""
+"""Writing facts into a model: `apply`, `stream`, `replace`, `protect`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lifelong_edit.cli import opening, options
-from lifelong_edit.cli.output import bar, counted, json_line, progress, say, tell
-from lifelong_edit.cli.telling import commit_document, commit_line, entry_document, summary
-from lifelong_edit.datasets.jsonl import (
-    STANDARD_INPUT,
-    SourcedRequest,
-    micro_batches,
-    open_source,
-    read_requests,
-    source_name,
-)
-from lifelong_edit.store import History
+from lifelong_edit.cli.output import bar, json_line, say, tell
+from lifelong_edit.cli.planning import foretell, foretell_one
+from lifelong_edit.cli.telling import commit_document, commit_line, commit_text
+from lifelong_edit.datasets.jsonl import STANDARD_INPUT, micro_batches, open_source, read_requests, source_name
+from lifelong_edit.errors import RequestError
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every request against model and ledger; write nothing.")]
+if TYPE_CHECKING:
+    from lifelong_edit.engine.budget import Budget
 
-
-def init(
-    model: options.Model,
-    store: options.StorePath = options.STORE,
-    text: Annotated[
-        Path | None,
-        typer.Option(help="Generic UTF-8 text to take second moments from, paragraphs parted by empty lines."),
-    ] = None,
-    layer: Annotated[list[int] | None, typer.Option(help="A layer to edit; repeat it for several.")] = None,
-    memory: Annotated[str | None, typer.Option(help="joint (all facts as one system) or batch.")] = None,
-    targets: Annotated[str | None, typer.Option(help="base (optimise on the unedited model) or live.")] = None,
-    contexts: Annotated[int | None, typer.Option(help="How many prefixes edits are made to hold behind.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides everything that is drawn at random.")] = None,
-    actor: options.Actor = None,
-    reason: options.Reason = None,
-    dtype: options.Number = None,
-    device: options.Device = options.CPU,
-    as_json: options.Json = False,
-) -> None:
-    """Make a store for a model. What is chosen here holds for the store's life; left out, it is the README's default.
-
-    Second moments come from --text, or lie beside the bundled model. An interrupted init goes on where it was.
-
-    Example: lifelong-edit init --model checkpoints/tiny-world --store store
-    """
-    from lifelong_edit.editing.settings import EditorSettings
-    from lifelong_edit.engine import LifelongEditor
-    from lifelong_edit.engine.moments import read_texts
-
-    choices = {"layers": layer or None, "memory": memory, "targets": targets, "contexts": contexts, "seed": seed}
-    given = {name: value for name, value in choices.items() if value is not None}
-    settings = EditorSettings.from_dict({**EditorSettings().to_dict(), **given})
-    texts = None if text is None else read_texts(text)
-    opening.hush()
-    number = opening.torch_dtype(dtype)
-    with (
-        progress("token") as told,
-        LifelongEditor.create(store, model, settings, texts, actor, reason, told, number, device) as made,
-    ):
-        tell(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what it would do, as plan does; write nothing.")]
+Every = Annotated[
+    str | None, typer.Option("--every", help="Read the vital signs every so many commits, or 'log' for ever rarer.")
+]
+OnRed = Annotated[
+    options.Red | None, typer.Option("--on-red", help="When a sign would be red: stop (exit code 3), warn or halve.")
+]
 
 
 def apply(
@@ -72,6 +33,8 @@ def apply(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Requests a commit; by default all in one.")] = None,
     method: options.Method = options.METHOD,
     ridge: options.Ridge = None,
+    every: Every = None,
+    on_red: OnRed = None,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -82,22 +45,19 @@ def apply(
     """Write the requests of a file into the model. All lines are read before anything is written.
 
     Requests that the ledger knows are skipped, so the same command can be repeated. An active fact with the same prompt
-    and subject is superseded.
+    and subject is superseded. --every and --on-red hold it to a health budget.
 
     Example: lifelong-edit apply facts.jsonl --model checkpoints/tiny-world --reason "ticket 12"
     """
+    if dry_run:
+        return foretell(source, model, store, batch_size, method, ridge, dtype, device, as_json)
     with open_source(source) as lines:
         requests = read_requests(lines, source_name(source))
         batches = [list(requests)] if batch_size is None else list(micro_batches(requests, batch_size))
-    if dry_run:
-        return _check(batches, model, store, method, dtype, device, as_json)
-    commits = []
-    with (
-        opening.editor(store, model, dtype, device) as editor,
-        bar("request", sum(map(len, batches))) as shown,
-    ):
+    held, commits = budget(every, on_red, halving=False), []
+    with opening.editor(store, model, dtype, device) as editor, bar("request", sum(map(len, batches))) as shown:
         for batch in batches:
-            commits.append(editor.apply([s.request for s in batch], method, ridge, actor, reason))
+            commits.append(editor.apply([s.request for s in batch], method, ridge, actor, reason, held))
             shown.update(len(batch))
             if not as_json:
                 say(commit_line(commits[-1]))
@@ -112,6 +72,8 @@ def stream(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Requests a commit, at most.")] = 10,
     method: options.Method = options.METHOD,
     ridge: options.Ridge = None,
+    every: Every = None,
+    on_red: OnRed = None,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -121,51 +83,84 @@ def stream(
 ) -> None:
     """Write requests as they come, a commit for every few. Started again, it goes on after the last one committed.
 
+    --every and --on-red hold it to a health budget; with halve, a batch that would be red is tried in halves.
+
     Example: lifelong-edit stream facts.jsonl --model checkpoints/tiny-world --batch 10
     """
     if dry_run:
-        with open_source(source) as lines:
-            batches = list(micro_batches(read_requests(lines, source_name(source)), batch))
-        return _check(batches, model, store, method, dtype, device, as_json)
-    with (
-        opening.editor(store, model, dtype, device) as editor,
-        bar("request", _lines(source)) as shown,
-    ):
-        for commit in editor.stream(source, batch, method, ridge, actor, reason):
+        return foretell(source, model, store, batch, method, ridge, dtype, device, as_json)
+    held = budget(every, on_red)
+    with opening.editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
+        for commit in editor.stream(source, batch, method, ridge, actor, reason, held):
             shown.update(len(commit.facts) + len(commit.skipped))
             say(json_line(commit_document(commit)) if as_json else commit_line(commit))
 
 
-def _check(
-    batches: Sequence[Sequence[SourcedRequest]],
-    model: Path,
-    store: Path,
-    method: str,
-    dtype: options.Dtype | None,
-    device: str,
-    as_json: bool,
+def replace(
+    fact: Annotated[str, typer.Argument(metavar="FACT", help="The fact's id, or how it begins.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="What the model is to say instead.")],
+    model: options.Model,
+    store: options.StorePath = options.STORE,
+    method: options.Method = options.METHOD,
+    dry_run: DryRun = False,
+    actor: options.Actor = None,
+    reason: options.Reason = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
 ) -> None:
-    """Take the batches in one after the other, as an editor would, and tell what it would do with them."""
-    from lifelong_edit.editing.methods import method_named
-    from lifelong_edit.engine.intake import take_in
+    """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings the old back.
 
-    chosen, found = method_named(method), []
-    with opening.reader(store, model, dtype, device) as reader:
-        history, seq = History.of(reader.history()), reader.head.seq
-        for batch in batches:
-            intake = take_in(reader.editable, reader.contexts, history.facts, [s.request for s in batch])
-            if intake.requests:
-                chosen.check_batch(len(intake.requests))
-                seq += 1
-                history = history.then(seq, "edit", intake.body())
-            found.append({"write": intake.ids, "skipped": intake.skipped, "superseded": intake.superseded})
-    totals = {name: sum(len(batch[name]) for batch in found) for name in ("write", "skipped", "superseded")}
-    commits = sum(bool(batch["write"]) for batch in found)
-    text = (
-        f"{counted(totals['write'], 'fact')} would be written, by {counted(commits, 'commit')}; "
-        f"{totals['skipped']} known already, {totals['superseded']} superseded. Nothing is written."
-    )
-    tell(as_json, found, text)
+    Example: lifelong-edit replace db853e71 Oran --model checkpoints/tiny-world --reason "moved"
+    """
+    if dry_run:
+        return foretell_one(fact, target, model, store, method, dtype, device, as_json)
+    with opening.editor(store, model, dtype, device) as editor:
+        done = editor.replace(fact, target, method, actor, reason)
+        tell(as_json, commit_document(done), commit_text(done, "replace", editor.facts()))
+
+
+def protect(
+    source: options.Source,
+    model: options.Model,
+    store: options.StorePath = options.STORE,
+    method: options.Method = options.METHOD,
+    ridge: options.Ridge = None,
+    dry_run: DryRun = False,
+    actor: options.Actor = None,
+    reason: options.Reason = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Let later edits leave these facts of the base alone; `target_new` of each is what the base answers.
+
+    A protected fact costs as much capacity as an edit, and is reverted and restored like one. Joint memory only.
+
+    Example: lifelong-edit protect known.jsonl --model checkpoints/tiny-world
+    """
+    if dry_run:
+        with opening.past(store) as seen:
+            if seen.entries[0].body["config"]["memory"] != "joint":
+                raise RequestError("Protection needs a store in joint memory; init --memory joint makes one.")
+        return foretell(source, model, store, None, method, ridge, dtype, device, as_json)
+    with open_source(source) as lines:
+        requests = [sourced.request for sourced in read_requests(lines, source_name(source))]
+    with opening.editor(store, model, dtype, device) as editor:
+        done = editor.protect(requests, method, ridge, actor, reason)
+        text = commit_text(done, "protect", editor.facts()) if done.entry else commit_line(done)
+        tell(as_json, commit_document(done), text)
+
+
+def budget(every: str | None, on_red: options.Red | None, halving: bool = True) -> Budget | None:
+    """The health budget that was asked for, if one was."""
+    from lifelong_edit.engine.budget import Budget
+
+    if on_red == options.Red.halve and not halving:
+        raise RequestError("Only stream tries a batch in halves. Use stream, or --on-red stop.")
+    choices: dict[str, Any] = {} if every is None else {"every": int(every) if every.isdecimal() else every}
+    choices |= {} if on_red is None else {"on_red": on_red.value}
+    return Budget(**choices) if choices else None
 
 
 def _lines(source: str) -> int | None:

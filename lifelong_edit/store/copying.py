@@ -48,18 +48,34 @@ def clone(source_root: Path, destination: Path) -> Copied:
     An interrupted clone is just repeated. Raises as `backup` does, and `StoreError` when there is a store already.
     """
     with _opened(source_root, destination) as (source, layout):
-        if layout.ledger.exists():
-            raise StoreError(f"{destination} holds a store already. Choose a new or an empty folder.")
+        _check_new(layout, anew=True)
         return _copy(source, layout, [])
+
+
+def preview_copy(source_root: Path, destination: Path, anew: bool) -> Copied:
+    """What `clone` (`anew`) or `backup` would copy and refuse; nothing is written."""
+    _check_apart(source_root, destination)
+    layout = StoreLayout(destination)
+    with Store.open(source_root, read_only=True) as source:
+        entries = source.ledger.entries()
+        if layout.ledger.exists():
+            _check_new(layout, anew)
+            with Store.open(destination, read_only=True) as earlier:
+                _check_continues(entries, earlier.ledger.entries(), layout)
+        sizes = [
+            own.path(digest).stat().st_size
+            for own, target, named in _objects_of(source, layout, entries)
+            for digest in named
+            if not _holds(target, digest)
+        ]
+    return Copied(entries[-1].digest if entries else GENESIS, len(entries), len(sizes), sum(sizes))
 
 
 @contextmanager
 def _opened(source_root: Path, destination: Path) -> Iterator[tuple[Store, StoreLayout]]:
     """The source, for reading, and the laid out destination, which nobody else writes to meanwhile."""
     with Store.open(source_root, read_only=True) as source:
-        target = destination.resolve()
-        if source_root.resolve() in (target, *target.parents):
-            raise StoreError(f"{destination} lies in the store that is to be copied. Choose a folder outside of it.")
+        _check_apart(source_root, destination)
         layout = StoreLayout(destination)
         layout.create()
         with WriterLock(layout.lock):
@@ -82,17 +98,33 @@ def _copy(source: Store, layout: StoreLayout, earlier: Sequence[Entry]) -> Copie
             entries = source.ledger.entries()
             _check_continues(entries, earlier, layout)
             _copy_ledger(source.ledger, finished)
-        sizes = [
-            *_copy_objects(source.objects, ObjectStore(layout.objects), named_records(entries)),
-            *_copy_objects(
-                ObjectStore(source.layout.statistics), ObjectStore(layout.statistics), named_statistics(entries)
-            ),
-        ]
+        sizes = [size for kind in _objects_of(source, layout, entries) for size in _copy_objects(*kind)]
         adopt_file(finished, layout.ledger)
     finally:
         with suppress(OSError):
             finished.unlink(missing_ok=True)
     return Copied(entries[-1].digest if entries else GENESIS, len(entries), len(sizes), sum(sizes))
+
+
+def _objects_of(
+    source: Store, layout: StoreLayout, entries: Sequence[Entry]
+) -> tuple[tuple[ObjectStore, ObjectStore, Mapping[str, int]], ...]:
+    """From where to where, and which digests, named by which entry: records, then second moments."""
+    return (
+        (source.objects, ObjectStore(layout.objects), named_records(entries)),
+        (ObjectStore(source.layout.statistics), ObjectStore(layout.statistics), named_statistics(entries)),
+    )
+
+
+def _check_apart(source_root: Path, destination: Path) -> None:
+    target = destination.resolve()
+    if source_root.resolve() in (target, *target.parents):
+        raise StoreError(f"{destination} lies in the store that is to be copied. Choose a folder outside of it.")
+
+
+def _check_new(layout: StoreLayout, anew: bool) -> None:
+    if anew and layout.ledger.exists():
+        raise StoreError(f"{layout.root} holds a store already. Choose a new or an empty folder.")
 
 
 def _check_continues(entries: Sequence[Entry], earlier: Sequence[Entry], layout: StoreLayout) -> None:

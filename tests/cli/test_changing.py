@@ -52,12 +52,32 @@ def test_a_dry_run_checks_batch_after_batch_and_writes_nothing(place: Place, tmp
         {"write": ["second", "ana"], "skipped": [], "superseded": ["ada"]},
         {"write": ["third"], "skipped": [], "superseded": ["second"]},
     ]
-    for command in (["stream", source, "--batch", "10"], ["apply", source, "--batch-size", "10"]):
-        assert place.ok(*command, "--dry-run", "--json", model=True).json == expected
+    commands = (["stream", source], ["apply", source, "--batch-size", "10"], ["plan", source, "--batch", "10"])
+    for command in commands:
+        dry = [] if command[0] == "plan" else ["--dry-run"]
+        assert place.ok(*command, *dry, "--json", model=True).json["commits"] == expected
     assert "3 facts would be written, by 2 commits" in place.ok("stream", source, "--dry-run", model=True).out
     assert len(place.entries()) == 5
     assert place.run("apply", source, "--dry-run", model=True).code == 2  # two answers to one prompt in one batch
     assert place.run("apply", source, "--batch-size", "10", "--dry-run", "--method", "rome", model=True).code == 2
+
+
+def test_a_plan_tells_everything_a_person_should_see(place: Place, tmp_path: Path) -> None:
+    again = EditRequest("{} was born in", "Ada Quill", "Oran", id="second")
+    source = write_requests(tmp_path / "some.jsonl", [again, REQUESTS[0], REQUESTS[4]])
+    text = place.ok("plan", source, "--batch", "2", model=True).out
+    assert "some.jsonl: 3 rows, 0 bad" in text and "2 facts would be written, by 2 commits; 1 known already" in text
+    assert "would be superseded: 1\n  line 1: 'Oran' instead of 'Marn' of fact ada" in text
+    assert "values to optimise; capacity of transformer.h.0.mlp.c_proj.weight" in text and "to optimise, by" in text
+    with open(source, "a") as file:
+        file.write("{}\n")
+    done = place.run("plan", source, model=True)
+    assert (
+        done.code == 2
+        and "some.jsonl:4: " in done.out
+        and "some.jsonl cannot be applied: line 4. Mend or remove" in done.err
+    )
+    assert len(place.entries()) == 5
 
 
 def test_a_stream_of_standard_input_tells_every_commit_as_a_line_and_goes_on(place: Place) -> None:

@@ -16,8 +16,13 @@ from lifelong_edit.cli.main import EXIT_CODES, app
 from lifelong_edit.engine import LifelongEditor
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-VERBS = "init apply stream status log show diff blame revert restore tag verify backup clone gc doctor demo".split()
-DRY = ("apply", "stream", "revert", "restore", "gc")
+WRITE = "init apply stream replace protect revert restore measure relax repair".split()
+VERBS = [
+    *WRITE,
+    *"stats plan status log show diff blame checkout tag verify eval import export backup clone gc doctor demo".split(),
+]
+DRY = (*WRITE, "stats", "export", "import", "gc", "tag", "backup", "clone")
+STORELESS = ("demo", "import", "stats")
 
 
 def named(command: Any) -> dict[str, Any]:
@@ -45,11 +50,11 @@ def test_every_option_and_argument_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", VERBS)
 def test_the_options_that_all_share_are_called_alike(name: str) -> None:
     found = named(COMMANDS[name])
-    if name != "demo":
-        assert {"--json", "--store"} <= set(found) and found["--store"].envvar == "LIFELONG_EDIT_STORE"
-        assert "--model" not in found or {"--dtype", "--device"} <= set(found)
+    assert "--json" in found and ("--store" in found) == (name not in STORELESS)
+    assert name in STORELESS or found["--store"].envvar == "LIFELONG_EDIT_STORE"
+    assert name == "demo" or "--model" not in found or {"--dtype", "--device"} <= set(found)
     assert ("--dry-run" in found) == (name in DRY)
-    assert ("--actor" in found) == ("--reason" in found) == (name in "init apply stream revert restore tag".split())
+    assert ("--actor" in found) == ("--reason" in found) == (name in (*WRITE, "tag"))
 
 
 def test_every_exit_code_of_the_errors_is_told() -> None:

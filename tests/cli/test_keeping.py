@@ -14,6 +14,7 @@ def test_an_entry_gets_a_name_once(place: Place) -> None:
     told = place.ok("tag", "first", "1", "--actor", "bo", "--json").json
     entry = place.entries()[-1]
     assert told["digest"] == entry.digest and entry.body["target"] == 1 and entry.body["actor"] == "bo"
+    assert place.ok("tag", "last", "--dry-run").out == "last would name entry 5. Nothing is written.\n"
     assert place.ok("tag", "last").out == "entry 6: last names entry 5\n"
     assert place.ok("tag", "--json").json == {"two": 2, "first": 1, "last": 5}
     assert place.run("tag", "first").code == 2 and len(place.entries()) == 7
@@ -48,7 +49,10 @@ def test_a_head_that_is_gone_is_found(made: Place) -> None:
 
 
 def test_copies_are_stores_with_the_same_history(made: Place, tmp_path: Path) -> None:
+    foretold = made.ok("backup", str(tmp_path / "backup"), "--dry-run", "--json").json
+    assert not (tmp_path / "backup").exists()
     first = made.ok("backup", str(tmp_path / "backup"), "--json").json
+    assert {**foretold, "dry_run": False} == first
     again = made.ok("backup", str(tmp_path / "backup"), "--json").json
     assert first["objects"] == 4 and again["objects"] == 0 and again["entries"] == 5
     assert made.entries()[-1].digest in made.ok("clone", str(tmp_path / "clone")).out

@@ -53,6 +53,22 @@ def test_a_copy_of_a_store_in_use_is_a_store_with_the_same_history(
     assert not list((target / "cache").iterdir())
 
 
+@pytest.mark.parametrize("copy", [backup, clone])
+def test_a_preview_says_what_is_then_copied_and_writes_nothing(
+    store: Store, root: Path, target: Path, copy: Callable[[Path, Path], Copied]
+) -> None:
+    told = copying.preview_copy(root, target, anew=copy is clone)
+    assert not target.exists() and told == copy(root, target)
+    commit(store, "edit", record_of("d"), facts=[fact("d")])
+    with pytest.raises(StoreError, match="holds a store already"):
+        copying.preview_copy(root, target, anew=True)
+    with pytest.raises(StoreError, match="lies in the store"):
+        copying.preview_copy(root, root / "copy", anew=True)
+    if copy is backup:
+        told = copying.preview_copy(root, target, anew=False)
+        assert told.objects == 1 and told == backup(root, target)
+
+
 def test_a_clone_goes_its_own_way(store: Store, root: Path, target: Path) -> None:
     clone(root, target)
     with Store.open(target) as other:

@@ -1,0 +1,177 @@
+"""What a store starts from: `init`, and `stats`, the second moments that it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lifelong_edit.cli import opening, options
+from lifelong_edit.cli.output import SHORT, counted, listed, printable, progress, table, tell
+from lifelong_edit.cli.telling import entry_document, summary
+from lifelong_edit.errors import RequestError
+
+if TYPE_CHECKING:
+    from lifelong_edit.editing.settings import EditorSettings
+    from lifelong_edit.tracking.watch import Watch
+
+TEXT_HELP = "Generic UTF-8 text to take second moments from, paragraphs parted by empty lines."
+WATCH_HELP = 'What edits are to leave alone, as JSON: {"facts": [[prompt, answer], ...], "texts": [...]}.'
+Layers = Annotated[list[int] | None, typer.Option("--layer", help="A layer to edit; repeat it for several.")]
+
+
+def init(
+    model: options.Model,
+    store: options.StorePath = options.STORE,
+    text: Annotated[Path | None, typer.Option(help=TEXT_HELP)] = None,
+    layer: Layers = None,
+    memory: Annotated[str | None, typer.Option(help="joint (all facts as one system) or batch.")] = None,
+    targets: Annotated[str | None, typer.Option(help="base (optimise on the unedited model) or live.")] = None,
+    contexts: Annotated[int | None, typer.Option(help="How many prefixes edits are made to hold behind.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides everything that is drawn at random.")] = None,
+    watch: Annotated[Path | None, typer.Option(help=WATCH_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check model, choices and text; make nothing.")] = False,
+    actor: options.Actor = None,
+    reason: options.Reason = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Make a store for a model. What is chosen here holds for the store's life; left out, it is the README's default.
+
+    Second moments come from --text, or lie beside the model (see stats). An interrupted init goes on where it was.
+
+    Example: lifelong-edit init --model checkpoints/tiny-world --store store
+    """
+    from lifelong_edit.engine import LifelongEditor
+
+    choices = {"layers": layer or None, "memory": memory, "targets": targets, "contexts": contexts, "seed": seed}
+    settings, watched = _settings(choices), None if watch is None else read_watch(watch)
+    if dry_run:
+        return _foretell(model, store, settings, text, watched, dtype, device, as_json)
+    texts, number = _texts(text), opening.torch_dtype(dtype)
+    opening.hush()
+    with (
+        progress("token") as told,
+        LifelongEditor.create(store, model, settings, texts, actor, reason, told, number, device, watched) as made,
+    ):
+        tell(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
+
+
+def stats(
+    model: options.Model,
+    text: Annotated[Path | None, typer.Option(help=f"{TEXT_HELP} Without it, what lies there is shown.")] = None,
+    layer: Layers = None,
+    to: Annotated[Path | None, typer.Option(help="A folder other than the model's to write to or look into.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens; by default 200,000.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be collected; write nothing.")] = False,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Collect second moments from text into the model's folder, where init finds them; or show those that are there.
+
+    An interrupted collection goes on where it was, by the same command.
+
+    Example: lifelong-edit stats --model checkpoints/tiny-world
+    """
+    from lifelong_edit.engine.moments import beside_model, collected_moments
+    from lifelong_edit.model.editable import EditableModel
+    from lifelong_edit.model.fingerprint import fingerprint
+    from lifelong_edit.store.objects import replace_file
+
+    opening.hush()
+    editable, folder = EditableModel.open(model, opening.torch_dtype(dtype), device), to or model
+    base = fingerprint(editable)
+    if text is None:
+        return _show(folder, base, as_json)
+    settings = _settings({"layers": layer or None})
+    layers = settings.resolved(editable)
+    wanted = settings.statistics if tokens is None else replace(settings.statistics, tokens=tokens)
+    paths, texts = [beside_model(folder, number) for number in layers], _texts(text) or []
+    if not dry_run:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        with progress("token") as told:
+            files = collected_moments(editable, base, layers, texts, wanted, paths[0].parent, told)
+        for number, path in zip(layers, paths, strict=True):
+            replace_file(path, files[number])
+    document = {"dry_run": dry_run, "files": paths, "texts": len(texts), "tokens": wanted.tokens}
+    done = f"{'would be ' if dry_run else ''}written, from up to {wanted.tokens} tokens of {text}"
+    tell(as_json, document, f"{listed([str(path) for path in paths])} {done}")
+
+
+def read_watch(path: Path) -> Watch:
+    """The watch in a JSON file; `RequestError` when it holds something else."""
+    from lifelong_edit.tracking.watch import Watch
+
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or not values or set(values) - {"facts", "texts"}:
+            raise ValueError("it has other fields than facts and texts")
+        return Watch(tuple((prompt, answer) for prompt, answer in values.get("facts", ())), values.get("texts", ()))
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise RequestError(f"{path} names nothing to watch: {error}. Write {WATCH_HELP[32:]}") from error
+
+
+def _settings(choices: dict[str, Any]) -> EditorSettings:
+    from lifelong_edit.editing.settings import EditorSettings
+
+    given = {name: value for name, value in choices.items() if value is not None}
+    return EditorSettings.from_dict({**EditorSettings().to_dict(), **given})
+
+
+def _texts(path: Path | None) -> Sequence[str] | None:
+    from lifelong_edit.engine.moments import read_texts
+
+    return None if path is None else read_texts(path)
+
+
+def _foretell(
+    model: Path,
+    store: Path,
+    settings: EditorSettings,
+    text: Path | None,
+    watch: Watch | None,
+    dtype: options.Dtype | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Everything `init` checks before it makes a store."""
+    from lifelong_edit.engine.moments import shipped_moments
+    from lifelong_edit.model.editable import EditableModel
+    from lifelong_edit.model.fingerprint import fingerprint
+    from lifelong_edit.tracking.watch import Watched
+
+    if store.exists() and any(store.iterdir()):
+        raise RequestError(f"{store} is not empty. Give a new folder, or go on with an interrupted init without this.")
+    opening.hush()
+    editable = EditableModel.open(model, opening.torch_dtype(dtype), device)
+    layers, base, texts = settings.resolved(editable), fingerprint(editable), _texts(text)
+    if texts is None:
+        shipped_moments(model, layers, base)
+    said = None if watch is None else sum(Watched.on_base(editable, watch).said)
+    source = "second moments beside the model" if texts is None else f"{counted(len(texts), 'paragraph')} of {text}"
+    watching = "" if watch is None else f"; the base says {said} of {counted(len(watch.facts), 'watched fact')}"
+    config = {**settings.to_dict(), "layers": list(layers)}
+    told = f"{store} would be made: layers {listed([str(n) for n in layers])}, {source}{watching}. Nothing is made."
+    tell(as_json, {"store": store, "fingerprint": base, "config": config, "watched": said}, told)
+
+
+def _show(folder: Path, base: str, as_json: bool) -> None:
+    """The second moments in a folder, and whether they are of this model."""
+    from lifelong_edit.engine.moments import beside_model, read_moment
+
+    found = []
+    for path in sorted(beside_model(folder, 0).parent.glob("layer-*.safetensors")):
+        moment, about = read_moment(path.read_bytes())
+        fits = about.get("fingerprint") == base
+        found.append({"file": path, "layer": about.get("layer"), "tokens": moment.count, "width": len(moment.matrix),
+                      "fits": fits, "text": about.get("text")})  # fmt: skip
+    rows = [[f["layer"], f["tokens"], f["width"], "yes" if f["fits"] else "no", str(f["text"])[:SHORT]] for f in found]
+    text = table(rows, ["layer", "tokens", "width", "of this model", "text"])
+    none = f"{printable(folder)} has no second moments. Collect them: --text FILE"
+    tell(as_json, found, text if found else none)
