@@ -1,0 +1,1 @@
+"""What a ledger says, told to people and to experiment trackers."""
