@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lifelong_edit.cli.demo import BATCH, COHORT, EDITS
+from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.drift import perplexity
@@ -31,8 +32,9 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
     requests = edit_requests(World.generate(BUNDLED_SEED), EDITS, seed=0)
     with LifelongEditor.create(tmp_path_factory.mktemp("demo"), MODEL, dtype=torch.float32) as editor:
         base = perplexity(editor.model, editor.editable.tokenizer, stories())
-        for start in range(0, EDITS, BATCH):
-            editor.apply(requests[start : start + BATCH])
+        edits = tmp_path_factory.mktemp("edits") / "edits.jsonl"
+        edits.write_bytes(b"".join(line_of(request) + b"\n" for request in requests))
+        assert sum(commit.requests for commit in editor.stream(edits, BATCH)) == EDITS
         yield editor, requests, base
 
 

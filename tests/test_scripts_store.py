@@ -154,7 +154,7 @@ def test_a_revert_that_leaves_the_fact_in_is_noticed(monkeypatch: pytest.MonkeyP
 
 
 def test_with_live_targets_the_gap_is_measured() -> None:
-    rows = measure_reverts.live_gap(FOLDER, STREAM[:12], 1, replace(FAST, targets="live"))
+    rows = measure_reverts.gap(FOLDER, STREAM[:12], 1, replace(FAST, targets="live"))
     mean, most, before, _ = (figure for _, figure, _ in rows)
     assert 0 < mean == most < before, "a revert brings the weights nearer to those of a stream without the fact"
 

@@ -16,6 +16,7 @@ from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.cli.opening import hush
 from lifelong_edit.cli.output import tell
 from lifelong_edit.cli.telling import entry_document
+from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
@@ -62,6 +63,9 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
         untouched_facts(world, 400, count, seed), held_out_stories(world, 200, seed), downstream_tasks(world, 100, seed)
     )
     folder = stores / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    edits = folder / "edits.jsonl"
+    folder.mkdir(parents=True)
+    edits.write_bytes(b"".join(line_of(request) + b"\n" for request in requests))
     base = EditableModel.open(model, dtype=torch.float32)
     if not as_json:
         typer.echo(f"{count} edits in batches of {BATCH}, method memit. The stores are made in {folder}")
@@ -69,7 +73,7 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
     for settings in (DEFAULT, OTHER):
         name = f"{settings.memory.value}, {settings.targets}"
         with LifelongEditor.create(folder / settings.memory.value, model, settings, dtype=torch.float32) as editor:
-            _stream(editor, requests, name)
+            _stream(editor, edits, requests, name)
             rows += _measured(editor, requests, exam, name)
     if not as_json:
         typer.echo(tabulate(rows, ["memory, targets", "facts", *HEADERS], floatfmt=".3f", missingval=""))
@@ -90,16 +94,15 @@ LEGEND = (
 )
 
 
-def _stream(editor: LifelongEditor, requests: Sequence[EditRequest], name: str) -> None:
-    """Apply the requests batch by batch, showing how the newest and the oldest facts fare."""
-    oldest = requests[:COHORT]
+def _stream(editor: LifelongEditor, edits: Path, requests: Sequence[EditRequest], name: str) -> None:
+    """Stream the file of the requests, showing how the newest and the oldest facts fare."""
+    batch, done = requests[:BATCH], 0
     with tqdm(total=len(requests), unit="edit", desc=f"{name:12}") as bar:
-        for start in range(0, len(requests), BATCH):
-            batch = requests[start : start + BATCH]
-            editor.apply(batch, actor="demo")
-            newest, first = _said(editor, batch), _said(editor, oldest[: start + len(batch)])
+        for commit in editor.stream(edits, BATCH, actor="demo"):
+            batch, done = requests[done : done + commit.requests] or batch, done + commit.requests
+            newest, first = _said(editor, batch), _said(editor, requests[: min(COHORT, done)])
             bar.set_postfix(newest=f"{newest:.2f}", oldest=f"{first:.2f}", refresh=False)
-            bar.update(len(batch))
+            bar.update(commit.requests)
 
 
 def _said(editor: LifelongEditor, requests: Sequence[EditRequest]) -> float:

@@ -92,7 +92,7 @@ def stream(
     held = budget(every, on_red)
     with opening.editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
         for commit in editor.stream(source, batch, method, ridge, actor, reason, held):
-            shown.update(len(commit.facts) + len(commit.skipped))
+            shown.update(commit.requests)
             say(json_line(commit_document(commit)) if as_json else commit_line(commit))
 
 

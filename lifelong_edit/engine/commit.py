@@ -39,6 +39,11 @@ class Commit:
     radius: BlastRadius | None = None
     effect: Mapping[str, tuple[float, float]] | None = None
 
+    @property
+    def requests(self) -> int:
+        """How many requests of a stream it took in, new ones and known ones; a refit none."""
+        return 0 if self.effect else len(self.facts) + len(self.skipped)
+
 
 def commit(session: Session, change: Change, requests: Mapping[str, str], skipped: tuple[str, ...] = ()) -> Commit:
     """Commit a change. `requests` are its idempotency keys: id and content digest. An edit says how it took."""
