@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean as mean
 
 import torch
-from front import Bench, known, tiny
+from benches import Bench, known, tiny
 from tabulate import tabulate
 from tqdm import tqdm
 

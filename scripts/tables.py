@@ -19,7 +19,7 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from front import Bench, Row, figures, known, real, tiny
+from benches import WORLDS, Bench, Row, figures, known
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -132,7 +132,7 @@ def main() -> None:
     todo = [way for way in WAYS if way.name not in {row["way"] for row in rows_of(raw)}]
     if todo and not chosen.table:
         with tempfile.TemporaryDirectory() as scratch:
-            bench = {"tiny": tiny, "real": real}[chosen.world](Path(scratch), chosen.seed)
+            bench = WORLDS[chosen.world](Path(scratch), chosen.seed)
             for way in todo:
                 rows = [{"way": way.name, "seed": chosen.seed, **row} for row in measure(bench, way, stops)]
                 with raw.open("a", encoding="utf-8") as file:
