@@ -12,7 +12,6 @@ reads a health budget that warns and does not stop, so that one sees what comes 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import tempfile
 import warnings
@@ -46,7 +45,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "joint": {},
     "joint, no ridge": {"amplification_limit": 1e12},
 }
-RUNS = [*itertools.product(("batch", "joint"), SIZES[::-1]), ("joint, no ridge", 100)]
+RUNS = [*(("batch", size) for size in SIZES[::-1]), ("joint", 100), ("joint", 10), ("joint, no ridge", 100)]
 STOPPED = ("batch, stopped", 10)
 Row = dict[str, Any]
 MARKER = "<!-- collapse.py writes what follows -->"
@@ -191,15 +190,14 @@ def text_of(rows: list[Row]) -> str:
         )
         stops.append([memory, size, *at, ill or "never"])
         for row in own[1:]:
-            told = (
-                [row[name] for name in FIGURES] if "efficacy" in row else [row["facts"], f"refused: {row['refused']}"]
-            )
-            lines.append([memory, size, *told, ", ".join(row.get("red", []))])
+            said = f"refused: {row['refused'].split('.')[0]}" if "refused" in row else ", ".join(row["red"])
+            lines.append([memory, size, row["facts"], *(row.get(name) for name in FIGURES[1:]), said])
     heads = ["memory", "batch", "red at", "signs", "untouched then", "perplexity then", "< .80 or > 1.2 at"]
     first = tabulate(stops, heads, "github", floatfmt=".3f", missingval="")
     ends = [f"The run in batch memory, {row['size']}. {ending(row)}" for row in rows if "exit" in row]
-    every = tabulate(lines, ["memory", "batch", *FIGURES, "red"], "github", floatfmt=".3f")
-    return "\n\n".join([first, *ends, every, *map(matrix, (own for _, own in runs(rows)))]).strip()
+    every = tabulate(lines, ["memory", "batch", *FIGURES, "red"], "github", floatfmt=".3f", missingval="")
+    matrices = [matrix(own) for _, own in runs(rows)]
+    return "\n\n".join(part for part in [first, *ends, every, *matrices] if part)
 
 
 def matrix(own: list[Row]) -> str:
