@@ -1,4 +1,4 @@
-"""How little the free telemetry of a commit costs beside optimising the targets of its batch.
+"""How little the free telemetry of a commit, the risks among it, costs beside optimising the targets of its batch.
 
 The keys are those of real facts on the model, the residuals random vectors, so that nothing is optimised while the
 layer fills. The targets of a batch of 10 are then optimised for real. Seconds are medians of alternating runs. The exit
@@ -18,8 +18,9 @@ from statistics import median
 import torch
 from tabulate import tabulate
 
-from lifelong_edit.algebra.columns import Columns
+from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import Memory, fold
+from lifelong_edit.algebra.risk import risks
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.telemetry import BaseSize, telemetry
 from lifelong_edit.editing.contexts import sample_contexts
@@ -77,7 +78,10 @@ def main() -> int:
     rows = []
     for memory in Memory:
         pairs, slots = fold(batches, memory), [str(i) for i in range(len(requests))]
-        watch = partial(telemetry, batches, pairs, memory, slots, base)
+
+        def watch(pairs: list[Pair] = pairs, memory: Memory = memory, slots: list[str] = slots) -> None:
+            risks(telemetry(batches, pairs, memory, slots, base))
+
         optimise(), watch()
         times = [(seconds(watch), seconds(optimise)) for _ in range(REPEATS)]
         watched, optimised = (median(taken) for taken in zip(*times, strict=True))

@@ -29,6 +29,7 @@ PROTECTED, STOPS = 150, (200, 400, 600)
 WAYS = {"nothing": None, "second moment, weight 1": 1.0, "second moment, weight 10": 10.0, "columns": 0.0}
 RIDGES: dict[str, dict[str, float]] = {"0.5": {"ridge": 0.5, "halvings": 0}, "eased": {}}
 HEADS = ["ridge", "protected by", "facts", "efficacy", "protected", "other untouched"]
+MARKER = "<!-- protection.py writes what follows -->"
 Line = list[float | int | str]
 
 
@@ -76,7 +77,8 @@ def main() -> None:
         for ridge, way in itertools.product(chosen.ridges, WAYS):
             lines += measure(bench, ridge, way)
             table = tabulate(lines, HEADS, "github", floatfmt=".3f", disable_numparse=[0])
-            chosen.out.write_text(f"# What protection buys\n\n{about}\n\n{table}\n", encoding="utf-8")
+            above = chosen.out.read_text("utf-8").split(MARKER)[0] if chosen.out.is_file() else ""
+            chosen.out.write_text(f"{above}{MARKER}\n\n{about}\n\n{table}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.algebra.telemetry import Telemetry
 
 NEEDED = 0.6  # of what the weights held of a fact right after its batch; what is left below it is missed
 ACROSS = 0.2  # what was written across the wanted change counts, where what is missing along it counts 1
 
 
-def risks(batches: Sequence[Columns], pairs: Sequence[Pair]) -> Tensor:
+def risks(read: Telemetry) -> Tensor:
     """NEEDED h_own - h + ACROSS x for each fact [n]: above 0 it is at risk of being forgotten.
 
     h = <D k, r_0> / |r_0|^2 is the share of the wanted change that W holds, h_own the same right after the fact's own
@@ -22,13 +19,9 @@ def risks(batches: Sequence[Columns], pairs: Sequence[Pair]) -> Tensor:
     differs from fact to fact; what it was written with says most of it. NaN where nothing was to change. How this ranks
     true forgetting, beside the residual alone, is in docs/telemetry.md.
     """
-    every, delta = Columns.concatenate(batches), Pair.concatenate(pairs)
-    overlap = delta.right.T @ every.keys  # U  [r, n]
-    square = every.base_residuals.square().sum(dim=0)  # |r_0|^2  [n]
-    square = square.where(square > 0, math.nan)
-    parts = (delta.left.T @ every.base_residuals) * overlap / square  # of h, by column of the pairs  [r, n]
-    batch_of = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(columns) for columns in batches]))
-    earlier = batch_of[:, None] <= batch_of[None, :]  # written by the own batch or before it  [r, n]
-    held, own = parts.sum(dim=0), parts.where(earlier, 0.0).sum(dim=0)
-    across = ((delta.left @ overlap).square().sum(dim=0) / square - held.square()).clamp_min(0.0).sqrt()
+    sizes = torch.tensor(read.sizes, device=read.written.device)
+    batch = torch.arange(len(sizes), device=sizes.device)
+    earlier = batch[:, None] <= batch.repeat_interleave(sizes)  # written by the own batch or before it  [batches, n]
+    held, own = read.written.sum(dim=0), read.written.where(earlier, 0.0).sum(dim=0)
+    across = (read.residual.square() - (1 - held).square()).clamp_min(0.0).sqrt()  # r_0 - D k = (1 - h) r_0 - across
     return NEEDED * own - held + ACROSS * across

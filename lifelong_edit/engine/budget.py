@@ -84,7 +84,7 @@ def check(session: Session, change: Change, budget: Budget) -> dict[str, Any]:
     facts = replace(budget.scope, newest=True).of(
         list(change.history.active.values()),
         session.settings.seed + session.head.last.seq,
-        at_risk(change.history, change.layers),
+        at_risk(change.history, change.layers, read),
     )
     signs = vital_signs(session, change.layers, read)
     with session.editable.rewritten({n: layer.weight for n, layer in change.layers.items()}):

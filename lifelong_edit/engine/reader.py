@@ -129,8 +129,8 @@ class Reader:
 
     def risks(self) -> dict[str, float]:
         """To every active fact how likely it is forgotten, by stored keys and values: above 0 it is worth asking."""
-        self._session.at_head()
-        return at_risk(self._session.head.history, self._session.head.layers)
+        head = self._session.head
+        return at_risk(head.history, head.layers, self.telemetry())
 
     def scores(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> dict[str, Figure]:
         """Figures of some of the active facts on the live model, by metric; nothing is written."""

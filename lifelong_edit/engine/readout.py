@@ -37,11 +37,11 @@ def residuals(history: History, layers: Mapping[int, EditedLayer], read: Mapping
     return {id: worst[id] for id in history.active if id in worst}
 
 
-def at_risk(history: History, layers: Mapping[int, EditedLayer]) -> dict[str, float]:
+def at_risk(history: History, layers: Mapping[int, EditedLayer], read: Mapping[str, Telemetry]) -> dict[str, float]:
     """To every active fact the largest risk over the edited layers of being forgotten (see `algebra.risk`)."""
     worst: dict[str, float] = {}
     for layer in layers.values():
-        for id, risk in _by_fact(history, layer, _risks(layer)).items():
+        for id, risk in _by_fact(history, layer, risks(read[layer.name])).items():
             worst[id] = max(worst.get(id, -math.inf), risk)
     return {id: worst[id] for id in history.active if id in worst}
 
@@ -60,14 +60,10 @@ def _of(session: Session, number: int, layer: EditedLayer) -> Telemetry:
     return telemetry(batches, pairs, layer.memory, slots, session.sizes[number])
 
 
-def _risks(layer: EditedLayer) -> Tensor:
-    return risks(list(layer.columns.values()) or [layer.whole], list(layer.pairs.values()) or [layer.earlier])
-
-
 def _kept(change: Change, layer: EditedLayer, read: Telemetry, delta: Pair) -> dict[str, Any]:
     own = _by_fact(change.history, layer, read.residual)
     names = [min(placed.value.facts) for placed in layer.placed]
-    risk = _by_fact(change.history, layer, _risks(layer))
+    risk = _by_fact(change.history, layer, risks(read))
     flagged = sorted((id for id in risk if risk[id] > 0), key=lambda id: -risk[id])
     figures = {
         "capacity": read.capacity,
