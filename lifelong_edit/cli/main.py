@@ -21,6 +21,7 @@ from lifelong_edit.cli import (
     measuring,
     options,
     planning,
+    reporting,
     verifying,
 )
 from lifelong_edit.errors import LifelongEditError
@@ -34,7 +35,15 @@ GROUPS = {
     "Start": (founding.init, founding.stats),
     "Write": (planning.plan, making.apply, making.stream, making.replace, making.protect),
     "Take back": (changing.revert, changing.restore),
-    "Look": (looking.status, looking.log, looking.show, comparing.diff, comparing.blame, comparing.checkout),
+    "Look": (
+        looking.status,
+        looking.log,
+        looking.show,
+        comparing.diff,
+        comparing.blame,
+        comparing.checkout,
+        reporting.report,
+    ),
     "Measure": (measuring.measure, measuring.evaluate, measuring.relax, measuring.repair),
     "Exchange": (importing.import_, exporting.export),
     "Look after": (

@@ -1,0 +1,178 @@
+"""What a report tells of a store, as plain values: from the ledger, and with a model from stored keys and values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lifelong_edit.engine import Reader
+from lifelong_edit.engine.budget import default_limits
+from lifelong_edit.engine.measuring import EFFICACY, measurements
+from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.tracking.health import HealthLimits
+from lifelong_edit.tracking.retention import Forgotten, Measured, RetentionMatrix, forgetting_curve, series
+
+NAMED = 5  # subjects that a moment names
+OF_TELEMETRY = {"preservation": "preservation", "capacity": "capacity", "norm": "relative_norm"}
+Curve = list[tuple[int, float]]  # seq, value
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One entry of the ledger: who did what, when and why. `superseded` counts the facts that gave way."""
+
+    seq: int
+    digest: str
+    kind: str
+    time: str
+    actor: str | None
+    reason: str | None
+    facts: int
+    superseded: int
+    subjects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FactRow:
+    """A fact with its scores at its edit and at the newest measurement; risk and residual only where they were read."""
+
+    id: str
+    seq: int
+    status: str
+    question: str
+    target: str
+    first: float | None
+    last: float | None
+    asked: int | None
+    risk: float | None
+    residual: float | None
+    reason: str | None
+
+    @property
+    def badness(self) -> tuple[bool, float]:
+        """What the worst facts are listed by: first those not said at the newest measurement, then by risk."""
+        return (
+            self.status == "active" and self.last is not None and self.last < 0.5,
+            -math.inf if self.risk is None else self.risk,
+        )
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything in a report. `signs` are vital signs, `drift` what `measure(drift=True)` found, both over seq."""
+
+    store: str
+    head: str
+    fingerprint: str
+    counts: Mapping[str, int]
+    settings: Mapping[str, Any]
+    moments: Sequence[Moment]
+    matrix: RetentionMatrix
+    forgotten: Sequence[Forgotten]
+    signs: Mapping[str, Curve]
+    limits: HealthLimits
+    capacity: Mapping[str, float]
+    drift: Mapping[str, Curve] = field(default_factory=dict)
+    facts: Sequence[FactRow] = ()
+
+
+def gather(reader: Reader, store: str, deep: bool) -> Story:
+    """The story of an open store; `deep` reads risks and residuals too, for which the reader needs its model."""
+    entries, facts = reader.history(), reader.facts()
+    measured = list(measurements(entries, EFFICACY))
+    risks, residuals = (reader.risks(), reader.residuals()) if deep else ({}, {})
+    rows = _rows(entries, facts, series(measured), risks, residuals)
+    signs = dict(_signs(entries))
+    return Story(
+        store=store,
+        head=entries[-1].digest,
+        fingerprint=entries[0].body["fingerprint"],
+        counts=Counter(fact.status for fact in facts.values()),
+        settings=entries[0].body["config"],
+        moments=[_moment(entry) for entry in entries],
+        matrix=reader.retention(),
+        forgotten=forgetting_curve(measured),
+        signs=signs,
+        limits=default_limits(reader._session),
+        capacity=_capacity(entries),
+        drift=dict(_drift(entries)),
+        facts=sorted(rows, key=lambda row: row.badness, reverse=True),
+    )
+
+
+def _moment(entry: Entry) -> Moment:
+    body = entry.body
+    named = [f["request"]["subject"] for f in body.get("facts", ()) if not isinstance(f, str)]
+    return Moment(
+        entry.seq,
+        entry.digest,
+        entry.kind,
+        entry.time,
+        body.get("actor"),
+        body.get("reason"),
+        len(body.get("facts", ())),
+        len(body.get("superseded", ())),
+        tuple(named[:NAMED]),
+    )
+
+
+def _signs(entries: Sequence[Entry]) -> Iterator[tuple[str, Curve]]:
+    """To every sign its curve: of the weights at every change, of facts and texts where a budget read them."""
+    curves: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        read = entry.body.get("telemetry", {}).values()
+        for sign, figure in OF_TELEMETRY.items():
+            values = [one[figure] for one in read if one.get(figure) is not None]
+            if values:
+                curves.setdefault(sign, {})[entry.seq] = max(values)
+        for sign, value in entry.body.get("vital", {}).get("signs", {}).items():
+            curves.setdefault(sign, {})[entry.seq] = value
+    for sign, curve in curves.items():
+        yield sign, sorted(curve.items())
+
+
+def _drift(entries: Sequence[Entry]) -> Iterator[tuple[str, Curve]]:
+    curves: dict[str, Curve] = {}
+    for entry in entries:
+        for row in entry.body.get("drift", ()):
+            if row["value"] is not None:
+                curves.setdefault(row["metric"], []).append((entry.seq, row["value"]))
+    yield from curves.items()
+
+
+def _capacity(entries: Sequence[Entry]) -> dict[str, float]:
+    """The share of its directions that facts take up, to every edited weight, at the newest entry that says it."""
+    newest: Mapping[str, Any] = next((e.body["telemetry"] for e in reversed(entries) if "telemetry" in e.body), {})
+    return {weight: read["capacity"] for weight, read in newest.items() if read["capacity"] is not None}
+
+
+def _rows(
+    entries: Sequence[Entry],
+    facts: Mapping[str, FactLife],
+    measured: Mapping[str, Sequence[Measured]],
+    risks: Mapping[str, float],
+    residuals: Mapping[str, float],
+) -> list[FactRow]:
+    rows = []
+    for fact in facts.values():
+        own, request = measured.get(fact.id, ()), fact.request
+        first = next((one.value for one in own if one.seq == one.cohort), None)
+        rows.append(
+            FactRow(
+                fact.id,
+                fact.seq,
+                "protected" if fact.protected and fact.status == "active" else fact.status,
+                str(request.get("prompt", "")).replace("{}", str(request.get("subject", ""))),
+                str(request.get("target_new", "")),
+                first,
+                own[-1].value if own else None,
+                own[-1].seq if own else None,
+                risks.get(fact.id),
+                residuals.get(fact.id),
+                entries[fact.seq].body.get("reason"),
+            )
+        )
+    return rows

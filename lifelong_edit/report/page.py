@@ -1,0 +1,91 @@
+"""A report: one HTML file that needs no network, and on request its pictures as PNGs; an extra, `report`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lifelong_edit.engine import Reader
+from lifelong_edit.errors import RequestError
+from lifelong_edit.report.gather import Story, gather
+from lifelong_edit.store.objects import replace_file
+
+PARTS = (
+    ("timeline", "What happened", "Every entry by its kind; the legend hides kinds. A ring: facts superseded.", ""),
+    ("retention", "Retention", "Of the facts of each edit, how many were said each time they were measured.",
+     "No fact was measured yet: lifelong-edit measure."),
+    ("forgetting", "Forgetting", "Facts said right after their edit and not at a later measurement count as forgotten.",
+     "No fact was measured yet: lifelong-edit measure."),
+    ("health", "Vital signs", "From yellow on one should look, from red on one should stop.",
+     "No entry has vital signs yet: they come with edits."),
+    ("capacity", "Capacity", "The share of an edited weight's directions that facts take up.", "No edit yet."),
+    ("drift", "Drift", "How far the model has moved from its base.",
+     "Drift was not measured yet: lifelong-edit measure --drift."),
+)  # fmt: skip
+HEADINGS = ("fact", "edit", "status", "asks", "target", "at edit", "newest", "asked at", "risk", "residual", "reason")
+PIXELS = {"width": 1000, "scale": 2}
+
+
+def write_report(reader: Reader, store: str, path: Path, deep: bool = False, pictures: Path | None = None) -> int:
+    """Write the report of an open store to `path`, in place of an earlier one; gives its size in bytes.
+
+    `deep` also reads predicted residuals and risks, for which the reader needs its model. `pictures` is a folder that
+    gets a PNG of each picture. Raises `RequestError` when the extra is not installed or has no browser to draw with.
+    """
+    story = gather(reader, store, deep)
+    data = render(story, deep).encode()
+    if pictures is not None:
+        _draw(story, pictures)
+    replace_file(path, data)
+    return len(data)
+
+
+def render(story: Story, deep: bool) -> str:
+    """The page. Everything the ledger says is escaped."""
+    _, jinja2 = _extra()
+    from plotly.offline import get_plotlyjs
+
+    from lifelong_edit.report.figures import figures
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["figure"] = _figure
+    template = environment.from_string(files("lifelong_edit.report").joinpath("page.html").read_text("utf-8"))
+    config = {"responsive": True, "displaylogo": False}
+    drawn = {
+        name: figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"{name}-picture")
+        for name, figure in figures(story).items()
+    }
+    statuses = sorted({row.status for row in story.facts})
+    cards = [*((f"{name} facts", story.counts[name]) for name in ("active", "reverted", "superseded")),
+             ("entries", len(story.moments))]  # fmt: skip
+    page: str = template.render(
+        story=story, deep=deep, last=story.moments[-1], pictures=drawn, plotly=get_plotlyjs(), parts=PARTS,
+        headings=HEADINGS, statuses=statuses, cards=cards,
+    )  # fmt: skip
+    return page
+
+
+def _draw(story: Story, folder: Path) -> None:
+    from lifelong_edit.report.figures import figures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures(story).items():
+        try:
+            data = figure.to_image("png", height=figure.layout.height, **PIXELS)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RequestError(f"{folder}: no PNG could be drawn: {error}. Install Chromium or Chrome.") from error
+        replace_file(folder / f"{name}.png", data)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _extra() -> tuple[Any, Any]:
+    try:
+        import jinja2
+        import plotly
+    except ImportError as error:
+        raise RequestError(f"A report needs an extra: pip install 'lifelong-edit[report]' ({error}).") from error
+    return plotly, jinja2
