@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lifelong_edit.cli import (
+    browsing,
     changing,
     comparing,
     exporting,
@@ -43,6 +44,7 @@ GROUPS = {
         comparing.blame,
         comparing.checkout,
         reporting.report,
+        browsing.ui,
     ),
     "Measure": (measuring.measure, measuring.evaluate, measuring.relax, measuring.repair),
     "Exchange": (importing.import_, exporting.export),
