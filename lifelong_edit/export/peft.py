@@ -70,21 +70,22 @@ def export_peft(reader: Reader, destination: Path, ref: int | str | None = None,
 
 
 def _factors(pair: Pair, rank: int | None) -> tuple[Tensor, Tensor, float]:
-    """B [d_out, r] and A [r, d_in] with B A the best of rank r for left right', and the relative error of that."""
+    """B [d_out, r] and A [r, d_in] in float32, the best of rank r for left right', and the relative error of B A."""
     (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(side) for side in (pair.left, pair.right))
     u, s, v = torch.linalg.svd(r_left @ r_right.T)
     count = int((s > NEGLIGIBLE * s[:1]).sum()) if len(s) else 0
     kept = min(count, rank or count)
-    error = float(s[kept:count].norm() / s.norm().clamp_min(1e-300))
     root = s[:kept].sqrt()
-    return q_left @ u[:, :kept] * root, (root[:, None] * v[:kept]) @ q_right.T, error
+    b, a = (q_left @ u[:, :kept] * root).float(), ((root[:, None] * v[:kept]) @ q_right.T).float()
+    error = float((pair.dense() - b.double() @ a.double()).norm() / s.norm().clamp_min(1e-300))
+    return b, a, error
 
 
 def _tensors(factors: Factors) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for name, (b, a, _) in factors.items():
         module = f"base_model.model.{name.removesuffix('.weight')}"
-        named |= {f"{module}.lora_A.weight": a.float().contiguous(), f"{module}.lora_B.weight": b.float().contiguous()}
+        named |= {f"{module}.lora_A.weight": a.contiguous(), f"{module}.lora_B.weight": b.contiguous()}
     return named
 
 

@@ -115,7 +115,7 @@ def test_peft_loads_switches_off_and_merges_the_adapter(editor: LifelongEditor, 
     pytest.importorskip("peft", reason="the extra `peft` is not installed")
     before = logits(EditableModel.open(base))
     done = export_peft(editor, tmp_path / "adapter")
-    assert set(done.ranks.values()) == {len(REQUESTS)} and done.error == 0.0 and done.efficacy is not None
+    assert set(done.ranks.values()) == {len(REQUESTS)} and 0 < done.error < 1e-6 and done.efficacy is not None
     assert done.efficacy[0] == done.efficacy[1]
     found = alone(base, tmp_path / "adapter", tmp_path / "out.safetensors")
     for name in ("adapter", "merged"):
