@@ -29,8 +29,8 @@ class EditRequest:
 
     `prompt` holds ``{}`` once, where the subject goes, and ends where the target begins; `target_new` is the
     wanted continuation without its leading space. The other texts are only used to measure the edit:
-    `paraphrase_prompts` and `attribute_prompts` are whole prompts about the subject, `neighborhood_prompts` are
-    prompts about other subjects whose answer is `target_true`.
+    `paraphrase_prompts` are whole prompts about the subject, `attribute_prompts` whole prompts with an answer of their
+    own that the edit should leave, `neighborhood_prompts` prompts about other subjects whose answer is `target_true`.
 
     Raises `RequestError` on construction when a text is none, empty, too long, not valid Unicode or holds control
     characters, when a list is too long, or when the prompt has no single ``{}``.

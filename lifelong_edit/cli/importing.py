@@ -33,6 +33,12 @@ Out = Annotated[Path, typer.Option("--out", help="The .jsonl file to write; it m
 Refused = Annotated[
     Path | None, typer.Option("--rejected", help="Write what was rejected here, with reason and raw row.")
 ]
+Raw = Annotated[
+    Path | None,
+    typer.Option(
+        "--raw", help="Write the row behind every edit here, as it was read, with the edit's line in the other file."
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Read only so many edits.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check every row; write nothing.")]
 
@@ -43,6 +49,7 @@ def import_(
     targets: Targets = None,
     out: Out = OUT,
     rejected: Refused = None,
+    raw: Raw = None,
     limit: Limit = None,
     dry_run: DryRun = False,
     as_json: options.Json = False,
@@ -58,18 +65,22 @@ def import_(
         raise RequestError(
             f"{out}: the name does not end with .jsonl. Name the file so, that the other commands read it."
         )
-    if out == rejected:
-        raise RequestError(f"{out}: edits and rejected rows cannot share a file. Give --rejected another name.")
+    paths = [path for path in (out, rejected, raw) if path is not None]
+    if len(set(paths)) < len(paths):
+        raise RequestError("Edits, rejected rows and raw rows cannot share a file. Give each another name.")
     with ExitStack() as files:
         dataset = files.enter_context(open_dataset(file, format, targets))
-        writing = [None if dry_run or path is None else files.enter_context(_new(path)) for path in (out, rejected)]
+        writing = [
+            None if dry_run or path is None else files.enter_context(_new(path)) for path in (out, rejected, raw)
+        ]
         _copy(dataset, limit, *writing)
-    written = {} if dry_run else {"out": out, "rejected_out": rejected}
-    document = _document(dataset, **written)
+    document = _document(dataset) if dry_run else _document(dataset, out, rejected, raw)
     tell(as_json, document, _text(dataset, document))
 
 
-def _document(dataset: Dataset, out: Path | None = None, rejected_out: Path | None = None) -> dict[str, Any]:
+def _document(
+    dataset: Dataset, out: Path | None = None, rejected_out: Path | None = None, raw_out: Path | None = None
+) -> dict[str, Any]:
     return {
         "source": dataset.source,
         "format": dataset.format.name,
@@ -81,20 +92,25 @@ def _document(dataset: Dataset, out: Path | None = None, rejected_out: Path | No
         "unused_fields": dict(dataset.unused),
         "out": out,
         "rejected_out": rejected_out,
+        "raw_out": raw_out,
     }
 
 
-def _copy(dataset: Dataset, limit: int | None, out: IO[bytes] | None, rejected: IO[bytes] | None) -> None:
+def _copy(
+    dataset: Dataset, limit: int | None, out: IO[bytes] | None, rejected: IO[bytes] | None, raw: IO[bytes] | None
+) -> None:
     with bar("edit") as shown:
         for outcome in islice(dataset, limit):
             shown.update()
             if isinstance(outcome, Rejected):
                 row = {"row": outcome.row, "reason": outcome.reason, "problem": outcome.problem, "raw": outcome.raw}
-                line, file = json.dumps(row).encode(), rejected
+                told = [(rejected, json.dumps(row).encode())]
             else:
-                line, file = line_of(outcome.request), out
-            if file is not None:
-                file.write(line + b"\n")
+                row = {"line": dataset.accepted, "row": outcome.row, "raw": outcome.raw}
+                told = [(out, line_of(outcome.request)), (raw, json.dumps(row).encode())]
+            for file, line in told:
+                if file is not None:
+                    file.write(line + b"\n")
 
 
 @contextmanager

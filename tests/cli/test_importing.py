@@ -67,6 +67,16 @@ def test_a_dry_run_tells_the_same_and_writes_nothing(zsre: Path, tmp_path: Path)
     assert (done.json["format"], done.json["rows"], done.json["accepted"]) == ("zsre", 3, len(requests(out)))
 
 
+def test_the_row_behind_every_edit_can_be_kept(zsre: Path, tmp_path: Path) -> None:
+    out, raw = tmp_path / "edits.jsonl", tmp_path / "raw.jsonl"
+    assert run(zsre, "--targets", "answers", "--out", out, "--raw", raw).code == 0
+    rows = [json.loads(line) for line in raw.read_text("utf-8").splitlines()]
+    assert [row["line"] for row in rows] == [n for n, _ in enumerate(requests(out), start=1)]
+    assert all(request.subject in json.dumps(row["raw"]) for row, request in zip(rows, requests(out), strict=True))
+    assert [row["raw"] for row in rows] == [json.loads(zsre.read_text("utf-8"))[row["row"] - 1] for row in rows]
+    assert run(zsre, "--targets", "answers", "--out", out, "--raw", out).code == 2
+
+
 def test_only_so_many_edits_are_read(zsre: Path, tmp_path: Path) -> None:
     done = run(zsre, "--targets", "alt", "--out", tmp_path / "edits.jsonl", "--limit", "2", "--json")
     assert (done.json["accepted"], done.json["rejected"]) == (1, 1)
