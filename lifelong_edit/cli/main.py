@@ -46,7 +46,13 @@ GROUPS = {
         reporting.report,
         browsing.ui,
     ),
-    "Measure": (measuring.measure, measuring.evaluate, measuring.relax, measuring.repair),
+    "Measure": (
+        measuring.measure,
+        measuring.evaluate,
+        measuring.calibrate,
+        measuring.relax,
+        measuring.repair,
+    ),
     "Exchange": (importing.import_, exporting.export),
     "Look after": (
         keeping.tag,

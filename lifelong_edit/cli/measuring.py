@@ -89,6 +89,38 @@ def evaluate(
         _tell_scores(reader, metric or [EFFICACY], scope, beside, as_json)
 
 
+def calibrate(
+    source: options.Source,
+    model: options.Model,
+    store: options.StorePath = options.STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure the noise; write nothing.")] = False,
+    actor: options.Actor = None,
+    reason: options.Reason = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Try edits that are known to be harmless, one by one, and keep the limits of health off what they do to the signs.
+
+    None of them is committed. The noise is entered into the ledger; no limit is closer than three times that.
+
+    Example: lifelong-edit calibrate harmless.jsonl --model checkpoints/tiny-world
+    """
+    from lifelong_edit.datasets.jsonl import open_source, read_requests, source_name
+    from lifelong_edit.engine.evaluating import preview_calibrate
+
+    with open_source(source) as lines:
+        requests = [sourced.request for sourced in read_requests(lines, source_name(source))]
+    if dry_run:
+        with opening.reader(store, model, dtype, device) as reader:
+            noise = preview_calibrate(reader, requests)
+    else:
+        with opening.editor(store, model, dtype, device) as editor:
+            noise = editor.calibrate(requests, actor, reason).body["noise"]
+    rows = [[name, _number(value)] for name, value in noise.items()]
+    tell(as_json, {"dry_run": dry_run, "noise": noise}, table(rows, ["sign", "noise"]))
+
+
 def relax(
     model: options.Model,
     store: options.StorePath = options.STORE,

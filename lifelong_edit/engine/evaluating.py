@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from lifelong_edit.engine.calibrating import noise_of
 from lifelong_edit.engine.commit import Commit, described
 from lifelong_edit.engine.measuring import EFFICACY, Scope
 from lifelong_edit.engine.refit import HALVINGS, relaxed, repaired, weighed
@@ -56,6 +57,11 @@ def evaluate(reader: Reader, metrics: Sequence[str] = (EFFICACY,), scope: Scope 
         for metric in now
         for name, ids in groups.items()
     ]
+
+
+def preview_calibrate(reader: Reader, harmless: Sequence[EditRequest]) -> dict[str, float]:
+    """The noise of every sign that `calibrate` would enter; neither store nor model is changed."""
+    return noise_of(reader._session, harmless)
 
 
 def preview_relax(reader: Reader, halvings: int = HALVINGS) -> Commit:

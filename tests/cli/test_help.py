@@ -16,7 +16,7 @@ from lifelong_edit.cli.main import EXIT_CODES, app
 from lifelong_edit.engine import LifelongEditor
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-WRITE = "init apply stream replace protect revert restore measure relax repair".split()
+WRITE = "init apply stream replace protect revert restore measure calibrate relax repair".split()
 VERBS = [
     *WRITE,
     *"stats plan status log show diff blame checkout tag verify eval".split(),

@@ -10,7 +10,7 @@ import pytest
 from lifelong_edit.engine.measuring import EFFICACY
 from lifelong_edit.facts import EditRequest
 from tests.cli.conftest import Place, write_requests
-from tests.samples import TEXT
+from tests.samples import REQUESTS, TEXT
 
 
 def test_a_measurement_is_entered_and_a_dry_one_is_not(place: Place) -> None:
@@ -35,6 +35,15 @@ def test_eval_scores_base_and_now_and_writes_nothing(made: Place) -> None:
     assert likely["now"] is None, "without target_true there is nothing to compare with, which is no zero"
     assert made.run("eval", "--metric", "nonsense", model=True).code == 2
     assert made.run("eval", "--task", "some", model=True).code == 2
+
+
+def test_the_noise_of_harmless_edits_is_entered(place: Place, tmp_path: Path) -> None:
+    source = write_requests(tmp_path / "harmless.jsonl", REQUESTS[4:])
+    dry = place.ok("calibrate", source, "--dry-run", "--json", model=True).json
+    assert dry["noise"]["norm"] > 0 and len(place.entries()) == 5
+    told = place.ok("calibrate", source, "--json", model=True).json
+    assert told["noise"] == place.entries()[-1].body["noise"] == dry["noise"]
+    assert place.ok("status", "--json").json["facts"]["active"] == 3
 
 
 def test_a_refit_is_foretold_and_refused_where_it_has_no_place(place: Place) -> None:
