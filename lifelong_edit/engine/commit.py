@@ -50,7 +50,7 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     editable, head = session.editable, session.head
     live = {n: editable.cast(n, layer.weight) for n, layer in change.layers.items()}  # refuses what is not finite
     kept = {
-        layer.name: survived(head.layers[n].weight, layer.weight, editable.weight(n).cpu(), live[n].cpu())
+        layer.name: survived(layer.base, head.layers[n].weight, layer.weight, editable.weight(n).cpu(), live[n].cpu())
         for n, layer in change.layers.items()
     }
     body = {**change.body, "weights": digest_of(change.layers), "survived": kept}

@@ -15,6 +15,8 @@ from lifelong_edit.algebra.system import insertion, removal, replacement, solve_
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store import Column, History
 
+LEAST = 1e-3  # of all that was changed: what a smaller delta loses in a cast is compared with that
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -184,11 +186,16 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def survived(before: Tensor, after: Tensor, live_before: Tensor, live_after: Tensor) -> float:
-    """The share of a delta that the cast to the live dtype kept: 1 - |live delta - delta| / |delta|, at least 0."""
+def survived(base: Tensor, before: Tensor, after: Tensor, live_before: Tensor, live_after: Tensor) -> float:
+    """The share of a delta that the cast to the live dtype kept: 1 - |live delta - delta| / |delta|, at least 0.
+
+    A delta counts as no less than a thousandth of all that was changed in the base: an entry that puts a value in an
+    equal one's place has a delta of rounding alone, and nothing to lose.
+    """
     delta = after - before
-    lost = ((live_after.double() - live_before.double()) - delta).norm() / delta.norm().clamp_min(1e-300)
-    return max(0.0, 1.0 - float(lost.item()))
+    size = max(float(delta.norm()), LEAST * float((after - base).norm()), 1e-300)
+    lost = float(((live_after.double() - live_before.double()) - delta).norm()) / size
+    return max(0.0, 1.0 - lost)
 
 
 def _regrouped(one: Batches, other: Batches) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lifelong_edit.engine.measuring import EFFICACY
 from lifelong_edit.errors import RequestError
 from lifelong_edit.report.trackers import numbers_of
 from lifelong_edit.store import Entry, History
+from lifelong_edit.store.faults import sqlite_errors
 
 NAME = "history"  # of the database, as Datasette calls it by its file
 SEARCHED = ("subject", "prompt", "target_new")
@@ -20,52 +21,65 @@ Row = dict[str, Any]
 
 
 def write_browsable(entries: Sequence[Entry], path: Path) -> None:
-    """Write the database that `metadata` describes to the new file `path`; `RequestError` when there is one."""
+    """Write the database that `metadata` describes to the new file `path`; `RequestError` when there is one.
+
+    Every table is there, also when it is empty, and its columns have the types that are told here, whatever comes.
+    """
     if path.exists():
         raise RequestError(f"{path} exists and is not written over. Remove it, or give another name.")
     history = History.of(entries)
-    with closing(Database(path)) as db:
-        db.table("entries").insert_all(map(_entry, entries), pk="seq")
-        db.table("facts").insert_all(
-            _facts(entries, history),
-            pk="id",
-            foreign_keys=[("seq", "entries", "seq"), ("since", "entries", "seq")],
-            columns={"superseded_by": str, "target_true": str, "reason": str},
-        )
-        db.table("scores").insert_all(
-            _scores(entries),
-            pk=("entry", "metric", "fact"),
-            foreign_keys=[("entry", "entries", "seq"), ("fact", "facts", "id")],
-            columns={"value": float},
-        )
-        db.table("retention").insert_all(
-            _retention(entries),
-            pk=("entry", "metric", "edit"),
-            foreign_keys=[("entry", "entries", "seq"), ("edit", "entries", "seq")],
-            columns={"value": float},
-        )
-        db.table("figures").insert_all(
-            ({"entry": e.seq, "name": name, "value": value} for e in entries for name, value in numbers_of(e).items()),
-            pk=("entry", "name"),
-            foreign_keys=[("entry", "entries", "seq")],
-        )
-        if history.facts:
-            db.table("facts").enable_fts(SEARCHED)
+    rows: Mapping[str, Iterable[Row]] = {
+        "entries": map(_entry, entries),
+        "facts": _facts(entries, history),
+        "scores": _scores(entries),
+        "retention": _retention(entries),
+        "figures": _figures(entries),
+    }
+    with sqlite_errors("writing", path), closing(Database(path, execute_plugins=False)) as db:
+        for name, (columns, key, links) in COLUMNS.items():
+            db.table(name).create(columns, pk=key, foreign_keys=links).insert_all(rows[name])
+        db.table("facts").enable_fts(SEARCHED)
 
 
-def metadata(store: str, head: str) -> Row:
-    """What Datasette shows beside the tables, and the queries it offers."""
+def metadata(store: str, head: str, name: str = NAME) -> Row:
+    """What Datasette shows beside the tables, and the queries it offers; `name` is the database's file without .db."""
     tables = {
-        name: {"description": about, "columns": columns, **({"sort_desc": sort} if sort else {})}
-        for name, (about, columns, sort) in TABLES.items()
+        table: {"description": about, "columns": columns, **({"sort_desc": sort} if sort else {})}
+        for table, (about, columns, sort) in TABLES.items()
     }
     return {
         "title": f"The edits of {store}",
         "description": f"Made from the ledger up to the entry {head}. Looking at it changes nothing.",
-        "databases": {NAME: {"tables": tables, "queries": QUERIES}},
+        "databases": {name: {"tables": tables, "queries": QUERIES}},
     }
 
 
+COLUMNS: Mapping[str, tuple[dict[str, type], str | tuple[str, ...], list[tuple[str, str, str]]]] = {
+    "entries": (
+        {"seq": int, "kind": str, "time": str, "actor": str, "reason": str, "method": str, "facts": int}
+        | {"superseded": int, "digest": str, "record": str},
+        "seq",
+        [],
+    ),
+    "facts": (
+        {"id": str, "seq": int, "status": str, "since": int, "superseded_by": str, "protected": int, "subject": str}
+        | {"prompt": str, "question": str, "target_new": str, "target_true": str, "at_edit": float, "newest": float}
+        | {"reason": str},
+        "id",
+        [("seq", "entries", "seq"), ("since", "entries", "seq"), ("superseded_by", "facts", "id")],
+    ),
+    "scores": (
+        {"entry": int, "metric": str, "fact": str, "value": float},
+        ("entry", "metric", "fact"),
+        [("entry", "entries", "seq"), ("fact", "facts", "id")],
+    ),
+    "retention": (
+        {"entry": int, "metric": str, "edit": int, "facts": int, "value": float},
+        ("entry", "metric", "edit"),
+        [("entry", "entries", "seq"), ("edit", "entries", "seq")],
+    ),
+    "figures": ({"entry": int, "name": str, "value": float}, ("entry", "name"), [("entry", "entries", "seq")]),
+}
 TABLES: Mapping[str, tuple[str, dict[str, str], str | None]] = {
     "entries": (
         "What was done, by whom, when and why: one row an entry of the hash-chained ledger.",
@@ -184,3 +198,9 @@ def _retention(entries: Sequence[Entry]) -> Iterator[Row]:
         for row in entry.body.get("retention", ()):
             yield {"entry": entry.seq, "metric": row["metric"], "edit": row["cohort"], "facts": row["facts"],
                    "value": row["value"]}  # fmt: skip
+
+
+def _figures(entries: Sequence[Entry]) -> Iterator[Row]:
+    for entry in entries:
+        for name, value in numbers_of(entry).items():
+            yield {"entry": entry.seq, "name": name, "value": value}

@@ -63,6 +63,27 @@ def test_the_database_can_be_kept(made: Place, tmp_path: Path) -> None:
     assert made.run("ui", "--to", str(tmp_path / "kept.db")).code == 2
 
 
+def test_a_kept_database_is_served_with_its_queries(made: Place, tmp_path: Path) -> None:
+    pytest.importorskip("datasette")
+    kept = made.ok("ui", "--to", str(tmp_path / "new" / "kept.db"), "--json").json
+    command = [sys.executable, "-m", "datasette", "serve", kept["database"], "--metadata", kept["metadata"]]
+    asked = [*command, "--get", "/kept/taken_back.json?_shape=array"]
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert [row["id"] for row in json.loads(answer)] == ["emile"]
+
+
+@pytest.mark.parametrize("name", ["kept.db", "kept.json"])
+def test_keeping_writes_over_nothing(made: Place, tmp_path: Path, name: str) -> None:
+    (tmp_path / "kept.json").write_text("mine", encoding="utf-8")
+    assert made.run("ui", "--to", str(tmp_path / name)).code == 2
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("kept.json", "mine")]
+
+
+def test_the_metadata_does_not_take_the_place_of_the_database(made: Place, tmp_path: Path) -> None:
+    done = made.run("ui", "--to", str(tmp_path / "kept.json"))
+    assert done.code == 2 and "kept.db" in done.err and not list(tmp_path.iterdir())
+
+
 def test_without_the_extra_it_says_which(made: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browsing.importlib.util, "find_spec", lambda _: None)
     done = made.run("ui")

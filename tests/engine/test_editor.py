@@ -409,6 +409,14 @@ def test_a_store_can_be_moved(tmp_path: Path) -> None:
         assert torch.equal(live(again), before)
 
 
+def test_a_value_in_an_equal_ones_place_has_nothing_to_lose_in_the_cast(tmp_path: Path) -> None:
+    """The delta is the rounding between two optimisations of one request, alone and in a batch; no warning is due."""
+    ada = REQUESTS[0]
+    with edited(tmp_path / "store", [REQUESTS[:2], [replace(ada, id="again")]]) as editor:
+        commit = editor.restore("ada")
+        assert commit.superseded == ("again",) and min(commit.survived.values()) > 0.9
+
+
 def test_a_coarse_dtype_that_swallows_the_edit_gives_a_warning(tmp_path: Path) -> None:
     """The recorded weights are those of the fold, not of the cast."""
     with new_editor(tmp_path / "store", lively_editable("llama", torch.bfloat16)) as editor:

@@ -11,9 +11,12 @@ import pytest
 from sqlite_utils import Database
 
 from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.engine.measuring import EFFICACY
 from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.report.browse import NAME, QUERIES, TABLES, metadata, write_browsable
 from lifelong_edit.report.trackers import numbers_of
+from lifelong_edit.store import Entry
 from tests.engine.editors import edited, lived_in
 
 
@@ -74,8 +77,26 @@ def test_what_is_offered_for_forgotten_facts_finds_them(tmp_path: Path) -> None:
         assert [row["id"] for row in db.query(QUERIES["forgotten_now"]["sql"])] == ["ada"]
 
 
-def test_an_empty_store_is_browsable_and_a_file_is_not_written_over(tmp_path: Path) -> None:
+def test_an_empty_store_has_every_table_and_a_file_is_not_written_over(tmp_path: Path) -> None:
     with edited(tmp_path / "store", ()) as editor:
-        write_browsable(editor.history(), tmp_path / "history.db")
-        with pytest.raises(RequestError, match="not written over"):
-            write_browsable(editor.history(), tmp_path / "history.db")
+        entries = editor.history()
+    write_browsable(entries, tmp_path / "history.db")
+    with closing(Database(tmp_path / "history.db")) as db:
+        assert set(TABLES) <= set(db.table_names()) and list(db["facts"].search("Quill")) == []
+        for query in QUERIES.values():
+            assert all(row.get("kind") == "init" for row in db.query(query["sql"], {"fact": "ada", "name": "norm"}))
+    with pytest.raises(RequestError, match="not written over"):
+        write_browsable(entries, tmp_path / "history.db")
+
+
+def test_scores_are_numbers_also_after_many_facts_that_nobody_asked(tmp_path: Path) -> None:
+    """Column types that are guessed from the first hundred rows would make texts of them."""
+    many = [EditRequest("{} was born in", f"Nobody {n}", "Oran", id=f"n{n}").to_dict() for n in range(120)]
+    facts = [{"id": request["id"], "slot": request["id"], "request": request} for request in many]
+    about = {"versions": {}, "seed": 0, "time": "2026-01-01T00:00:00Z", "requests": {}}
+    first = Entry.after(None, {**about, "kind": "init"})
+    written = Entry.after(first, {**about, "kind": "edit", "facts": facts, "scores": {EFFICACY: {"n119": 1.0}}})
+    asked = Entry.after(written, {**about, "kind": "measure", "scores": {EFFICACY: {"n119": 0.0}}})
+    write_browsable([first, written, asked], tmp_path / "history.db")
+    with closing(Database(tmp_path / "history.db")) as db:
+        assert [row["id"] for row in db.query(QUERIES["forgotten_now"]["sql"])] == ["n119"]
