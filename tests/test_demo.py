@@ -11,31 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifelong_edit.cli.demo import BATCH, COHORT, EDITS
+from lifelong_edit.cli.demo import BATCH, COHORT
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.drift import perplexity
-from lifelong_edit.tracking.scores import argmax_rate, score_edits
+from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "checkpoints" / "tiny-world"
-Streamed = tuple[LifelongEditor, list[EditRequest], float]
+STREAMED = 200  # the demo's stream has 300
+Streamed = tuple[LifelongEditor, EditScores, EditScores, float]
 
 
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
-    """The default editor after the demo's stream, the stream, and the base model's perplexity."""
-    requests = edit_requests(World.generate(BUNDLED_SEED), EDITS, seed=0)
+    """The default editor after a stream like the demo's, scores of all and of the oldest edits, base perplexity."""
+    requests = edit_requests(World.generate(BUNDLED_SEED), STREAMED, seed=0)
     with LifelongEditor.create(tmp_path_factory.mktemp("demo"), MODEL, dtype=torch.float32) as editor:
         base = perplexity(editor.model, editor.editable.tokenizer, stories())
         edits = tmp_path_factory.mktemp("edits") / "edits.jsonl"
         edits.write_bytes(b"".join(line_of(request) + b"\n" for request in requests))
-        assert sum(commit.requests for commit in editor.stream(edits, BATCH)) == EDITS
-        yield editor, requests, base
+        assert sum(commit.requests for commit in editor.stream(edits, BATCH)) == STREAMED
+        yield editor, score_edits(editor.editable, requests), score_edits(editor.editable, requests[:COHORT]), base
 
 
 def stories() -> list[str]:
@@ -43,19 +43,17 @@ def stories() -> list[str]:
 
 
 def test_old_and_new_edits_hold_and_carry_over_to_paraphrases(streamed: Streamed) -> None:
-    editor, requests, _ = streamed
-    every, oldest = score_edits(editor.editable, requests), score_edits(editor.editable, requests[:COHORT])
+    _, every, oldest, _ = streamed
     assert every.ea is not None and every.ea >= 0.97
     assert oldest.ea is not None and oldest.ea >= 0.97
     assert every.pa is not None and every.pa >= 0.93
 
 
 def test_what_nobody_edited_is_still_known(streamed: Streamed) -> None:
-    editor, requests, base = streamed
+    editor, every, _, base = streamed
     model, tokenizer = editor.model, editor.editable.tokenizer
-    scores = score_edits(editor.editable, requests)
-    assert scores.na is not None and scores.na >= 0.90
-    assert argmax_rate(model, tokenizer, untouched_facts(World.generate(BUNDLED_SEED), 400, EDITS, seed=0)) >= 0.94
+    assert every.na is not None and every.na >= 0.90
+    assert argmax_rate(model, tokenizer, untouched_facts(World.generate(BUNDLED_SEED), 400, STREAMED, seed=0)) >= 0.94
     assert perplexity(model, tokenizer, stories()) <= 1.05 * base
 
 

@@ -30,6 +30,7 @@ from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import downstream_tasks, held_out_stories
 
 BATCH, EDITS, QUICK_EDITS = 10, 300, 60
+EXAM, QUICK_EXAM = (400, 200, 100), (150, 50, 25)  # untouched facts, stories, questions of each task
 COHORT = 30
 DEFAULT = EditorSettings()
 OTHER = replace(DEFAULT, memory=Memory.batch, targets="live", ridge=0.5, halvings=0)  # the published procedure
@@ -59,8 +60,11 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
     hush()
     world, count = World.generate(BUNDLED_SEED), QUICK_EDITS if quick else EDITS
     requests = edit_requests(world, count, seed)
+    facts, stories, questions = QUICK_EXAM if quick else EXAM
     exam = Exam(
-        untouched_facts(world, 400, count, seed), held_out_stories(world, 200, seed), downstream_tasks(world, 100, seed)
+        untouched_facts(world, facts, count, seed),
+        held_out_stories(world, stories, seed),
+        downstream_tasks(world, questions, seed),
     )
     folder = stores / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     edits = folder / "edits.jsonl"

@@ -102,7 +102,7 @@ def about() -> None:
 def demo(
     model: Annotated[Path, typer.Option(help="Folder of the bundled model.")] = Path("checkpoints/tiny-world"),
     stores: Annotated[Path, typer.Option(help="Where the demo's stores are made.")] = Path("checkpoints"),
-    quick: Annotated[bool, typer.Option("--quick", help="60 edits instead of 300.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="60 edits instead of 300, and a shorter exam.")] = False,
     seed: Annotated[int, typer.Option(help="Which people are edited, and how.")] = 0,
     as_json: options.Json = False,
 ) -> None:
