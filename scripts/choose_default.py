@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from findings import rows_of
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -100,11 +101,6 @@ def figures(editor: LifelongEditor, done: list[EditRequest], seed: int) -> Row:
     return row
 
 
-def measured(raw: Path) -> list[Row]:
-    """The rows measured so far."""
-    return [json.loads(line) for line in raw.read_text().splitlines()] if raw.is_file() else []
-
-
 def table(rows: list[Row], layer: int) -> str:
     """The table as Markdown: means over seeds, one line a combination and load."""
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
@@ -149,14 +145,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/default_combination.md"))
     options = parser.parse_args()
     options.raw.parent.mkdir(exist_ok=True)
-    jobs = todo(options.seeds, measured(options.raw))
+    jobs = todo(options.seeds, rows_of(options.raw))
     with ProcessPoolExecutor(options.jobs) as pool, options.raw.open("a") as raw:
         futures = [pool.submit(measure, options.model, options.layer, job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="stream"):
             for row in future.result():
                 raw.write(json.dumps(row) + "\n")
             raw.flush()
-    text = table(measured(options.raw), options.layer)
+    text = table(rows_of(options.raw), options.layer)
     options.out.write_text(f"# Which combination is the default\n\n`{Path(__file__).name}` measured this.\n\n{text}\n")
     print(text)
 

@@ -22,6 +22,7 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
+from findings import rows_of, write_below
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -170,11 +171,6 @@ def stop(model: Path, size: int, facts: int, seed: int) -> Row:
         return stopped(run, requests, method_of("batch", size), size, Budget(every=max(1, STEP // size)))
 
 
-def rows_of(raw: Path) -> list[Row]:
-    """What was measured so far."""
-    return [json.loads(line) for line in raw.read_text("utf-8").splitlines()] if raw.is_file() else []
-
-
 def text_of(rows: list[Row]) -> str:
     """Where the budget would have stopped each run, then every run's figures."""
     stops, lines = [], []
@@ -261,9 +257,7 @@ def main() -> None:
                 file.writelines(lines)
     rows = rows_of(raw)
     picture(rows, chosen.out / "collapse.png")
-    page = chosen.out / "collapse.md"
-    above = page.read_text("utf-8").split(MARKER)[0] if page.is_file() else ""
-    page.write_text(f"{above}{MARKER}\n\n{text_of(rows)}\n", encoding="utf-8")
+    write_below(chosen.out / "collapse.md", MARKER, text_of(rows))
 
 
 if __name__ == "__main__":

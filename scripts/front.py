@@ -23,6 +23,7 @@ from statistics import fmean as mean
 
 import torch
 from benches import EDITED, WORLDS, Bench, Row, figures, json_lines, known
+from findings import write_below
 from tabulate import tabulate
 from torch import Tensor
 
@@ -245,9 +246,8 @@ def report(rows: list[Row], text: Path) -> None:
     for (world, at, _), row in latest.items():
         groups.setdefault((world, at), []).append(row)
     parts = [f"## {world}, {at} facts\n\n{table(groups[world, at])}" for world, at in sorted(groups, reverse=True)]
-    prose = text.read_text().split(MARKER)[0] if text.is_file() else "# The front\n\n"
-    parts = [prose + MARKER, *parts, f"Streams that the solver refused: {'; '.join(refused) or 'none'}."]
-    text.write_text("\n\n".join(parts) + "\n")
+    parts = [*parts, f"Streams that the solver refused: {'; '.join(refused) or 'none'}."]
+    write_below(text, MARKER, "\n\n".join(parts), above="# The front\n\n")
     picture(groups, text.with_suffix(".png"))
 
 

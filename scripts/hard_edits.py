@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from collapse import MEMORIES, Run, created, ending, stopped, watch_of
+from findings import spearman, write_below
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -247,15 +248,6 @@ def stream_table(rows: Sequence[Row]) -> str:
     return tabulate(lines, heads, "github", floatfmt=".3g")
 
 
-def correlation(found: Sequence[Trial]) -> float:
-    """Rank correlation of damage with the predicted preservation loss."""
-    ranks = []
-    for values in ([t.damage for t in found], [t.preservation for t in found]):
-        order = sorted(range(len(values)), key=values.__getitem__)
-        ranks.append(torch.tensor([float(order.index(i)) for i in range(len(values))]))
-    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny-world"))
@@ -291,19 +283,16 @@ def main() -> None:
 
 def write(out: Path, found: Sequence[Trial], kept: Sequence[Trial], rows: Sequence[Row], stop: Row) -> None:
     """The tables below the page's own text."""
-    page = out / "hard_edits.md"
-    above = page.read_text("utf-8").split(MARKER)[0] if page.is_file() else ""
     refusals = [f"- {row['way']}, {row['set']}: {text}" for row in rows for text in row["refused"][:1]]
     parts = [
-        f"{above}{MARKER}",
         search_table(found, kept),
         f"Rank correlation of damage with the predicted preservation loss, over {len(found)} candidates: "
-        f"{correlation(found):.2f}.",
+        f"{spearman([t.damage for t in found], [t.preservation for t in found]):.2f}.",
         stream_table(rows),
         "\n".join(dict.fromkeys(refusals)),
         f"The first of these streams, read at every edit. {ending(stop)}",
     ]
-    page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    write_below(out / "hard_edits.md", MARKER, "\n\n".join(part for part in parts if part))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import torch
+from findings import spearman
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
@@ -195,12 +196,6 @@ def recall(store: Written, stream: Requests, sample: Requests, untouched: Sequen
         (f"{about} points by which the efficacy of {len(others)} others changes, mean", 100 * fmean(changed), 1.0),
         (f"{about} rank correlation of predicted and measured change", spearman(foretold, found), None),
     ]
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation; equal values are ranked in their order."""
-    ranks = [torch.tensor(values).argsort(stable=True).argsort().double() for values in (a, b)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
 def cost(store: Written, stream: Requests) -> list[Row]:

@@ -18,6 +18,7 @@ from statistics import fmean as mean
 
 import torch
 from benches import Bench, known, tiny
+from findings import write_below
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -77,8 +78,7 @@ def main() -> None:
         for ridge, way in itertools.product(chosen.ridges, WAYS):
             lines += measure(bench, ridge, way)
             table = tabulate(lines, HEADS, "github", floatfmt=".3f", disable_numparse=[0])
-            above = chosen.out.read_text("utf-8").split(MARKER)[0] if chosen.out.is_file() else ""
-            chosen.out.write_text(f"{above}{MARKER}\n\n{about}\n\n{table}\n", encoding="utf-8")
+            write_below(chosen.out, MARKER, f"{about}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from findings import rows_of, spearman, write_below
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
@@ -68,12 +69,6 @@ def auc(scores: Tensor, positive: Tensor) -> float:
     return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n)) if p and n else float("nan")
 
 
-def spearman(scores: Tensor, other: Tensor) -> float:
-    """Rank correlation."""
-    ranks = torch.stack([one.argsort().argsort().double() for one in (scores, other)])
-    return float(torch.corrcoef(ranks)[0, 1])
-
-
 def measure(model: Path, stream: Stream) -> Iterator[Row]:
     """A row at each stop, and one for the accused edits at the end."""
     world, settings = World.generate(BUNDLED_SEED), EditorSettings(**stream.settings)
@@ -97,20 +92,18 @@ def ranking(editor: LifelongEditor, learnt: dict[str, bool]) -> tuple[Row, list[
     """The figures of the ranking over all learnt facts, and the forgotten ones."""
     ids = [id for id, said in learnt.items() if said]
     facts = editor.facts()
-    pairs = [
-        (facts[id].request["prompt"].replace("{}", facts[id].request["subject"]), facts[id].request["target_new"])
-        for id in ids
-    ]
+    pairs = [(facts[id].question, facts[id].request["target_new"]) for id in ids]
     scores = score_continuations(editor.model, editor.editable.tokenizer, pairs)
     lost = torch.tensor([not score.argmax for score in scores])
     loss = torch.tensor([score.nll for score in scores])
+    risks = editor.risks()
     count, row = int(lost.sum()), {"learnt": len(ids), "forgotten": int(lost.sum())}
-    for name, found in (("residual", editor.residuals()), ("risk", editor.risks())):
+    for name, found in (("residual", editor.residuals()), ("risk", risks)):
         ranked = torch.tensor([found[id] for id in ids])
         top = ranked.argsort(descending=True)[: 2 * count]
         row |= {f"{name} auc": auc(ranked, lost), f"{name} spearman": spearman(ranked, loss)}
         row[f"{name} top"] = float(lost[top].sum() / max(count, 1))
-    flagged = torch.tensor([editor.risks()[id] > 0 for id in ids])
+    flagged = torch.tensor([risks[id] > 0 for id in ids])
     row |= {"flagged": int(flagged.sum()), "found": float((flagged & lost).sum() / max(count, 1))}
     return row, [id for id, gone in zip(ids, lost.tolist(), strict=True) if gone]
 
@@ -123,18 +116,10 @@ def accused(editor: LifelongEditor, gone: list[str], rng: random.Random) -> Row:
         if len(found.suspects) > 1 and not found.said:
             other = rng.choice(found.suspects[1:]).seq
             weights = {n: _without(layer, other) for n, layer in editor._session.head.layers.items()}
-            request = editor.facts()[id].request
             with editor.editable.rewritten(weights):
-                others += answer(editor.editable, request["prompt"].replace("{}", request["subject"])).startswith(
-                    found.target
-                )
+                others += answer(editor.editable, editor.facts()[id].question).startswith(found.target)
             named, tried = named + found.confirmed, tried + 1
     return {"accused": tried, "named": named, "others": others}
-
-
-def rows_of(raw: Path) -> list[Row]:
-    """What was measured so far."""
-    return [json.loads(line) for line in raw.read_text("utf-8").splitlines()] if raw.is_file() else []
 
 
 def text_of(rows: list[Row]) -> str:
@@ -172,8 +157,7 @@ def main() -> None:
                 rows = list(measure(chosen.model, stream))
             with raw.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"stream": stream.name, "seed": stream.seed, **row}) + "\n" for row in rows)
-    above = page.read_text("utf-8").split(MARKER)[0] if page.is_file() else ""
-    page.write_text(f"{above}{MARKER}\n\n{text_of(rows_of(raw))}\n", encoding="utf-8")
+    write_below(page, MARKER, text_of(rows_of(raw)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from benches import WORLDS, Bench, Row, figures, known
+from findings import rows_of
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -82,11 +83,6 @@ def measure(bench: Bench, way: Way, stops: list[int]) -> Iterator[Row]:
                 row = {"at": len(done), **figures(bench, done), "untouched": mean(bench.right(untouched))}
                 yield {**row, "ppl": bench.perplexity() / ppl}
         editor.close()
-
-
-def rows_of(raw: Path) -> list[Row]:
-    """What was measured so far."""
-    return [json.loads(line) for line in raw.read_text("utf-8").splitlines()] if raw.is_file() else []
 
 
 def table(rows: list[Row]) -> str:

@@ -62,10 +62,9 @@ def test_the_tour_prints_what_the_readme_shows(tmp_path: Path) -> None:
         if words[0] == "export":
             environment |= dict(word.split("=", 1) for word in words[1:])
             continue
-        line = command.replace("lifelong-edit", f"{shlex.quote(sys.executable)} -m lifelong_edit", 1)
-        run = subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
+        assert words[0] == "lifelong-edit", command
+        line = [sys.executable, "-m", "lifelong_edit", *words[1:]]
+        run = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, f"{command}\n{run.stderr}"
         assert told(run.stdout) == told(expected), command
 

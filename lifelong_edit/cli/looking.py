@@ -19,7 +19,6 @@ from lifelong_edit.cli.telling import (
     full_text,
     ids_in,
     one_line,
-    question,
     statement,
     summary,
     told_facts,
@@ -110,7 +109,7 @@ def show(
         if model is None:
             raise RequestError("The answers are the model's. Give its folder: --model, or LIFELONG_EDIT_MODEL.")
         with opening.reader(store, model, dtype, device) as reader:
-            life = [replace(event, says=reader.at(event.seq).answer(question(fact))) for event in life]
+            life = [replace(event, says=reader.at(event.seq).answer(fact.question)) for event in life]
             residual = reader.residuals().get(fact.id)
     value, scores = value_of(seen.entries, seen.history, fact), scores_of(seen.entries, fact)
     life_document = {"fact": fact, "value": value, "residual": residual, "life": life, "scores": scores}

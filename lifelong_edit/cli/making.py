@@ -11,7 +11,14 @@ from lifelong_edit.cli import opening, options
 from lifelong_edit.cli.output import bar, json_line, say, tell
 from lifelong_edit.cli.planning import foretell, foretell_one
 from lifelong_edit.cli.telling import commit_document, commit_line, commit_text
-from lifelong_edit.datasets.jsonl import STANDARD_INPUT, micro_batches, open_source, read_requests, source_name
+from lifelong_edit.datasets.jsonl import (
+    STANDARD_INPUT,
+    load_requests,
+    micro_batches,
+    open_source,
+    read_requests,
+    source_name,
+)
 from lifelong_edit.errors import RequestError
 
 if TYPE_CHECKING:
@@ -144,8 +151,7 @@ def protect(
             if seen.entries[0].body["config"]["memory"] != "joint":
                 raise RequestError("Protection needs a store in joint memory; init --memory joint makes one.")
         return foretell(source, model, store, None, method, ridge, dtype, device, as_json)
-    with open_source(source) as lines:
-        requests = [sourced.request for sourced in read_requests(lines, source_name(source))]
+    requests = load_requests(source)
     with opening.editor(store, model, dtype, device) as editor:
         done = editor.protect(requests, method, ridge, actor, reason)
         text = commit_text(done, "protect", editor.facts()) if done.entry else commit_line(done)

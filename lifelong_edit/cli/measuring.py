@@ -106,11 +106,10 @@ def calibrate(
 
     Example: lifelong-edit calibrate harmless.jsonl --model checkpoints/tiny-world
     """
-    from lifelong_edit.datasets.jsonl import open_source, read_requests, source_name
+    from lifelong_edit.datasets.jsonl import load_requests
     from lifelong_edit.engine.evaluating import preview_calibrate
 
-    with open_source(source) as lines:
-        requests = [sourced.request for sourced in read_requests(lines, source_name(source))]
+    requests = load_requests(source)
     if dry_run:
         with opening.reader(store, model, dtype, device) as reader:
             noise = preview_calibrate(reader, requests)

@@ -26,14 +26,9 @@ DONE = {
 }
 
 
-def question(fact: FactLife) -> str:
-    """The fact's prompt with its subject in place."""
-    return str(fact.request.get("prompt", "")).replace("{}", str(fact.request.get("subject", ""))).rstrip()
-
-
 def statement(fact: FactLife) -> str:
     """What the fact asks for: ``'Ada Quill was born in' -> 'Marn'``."""
-    return printable(f"{question(fact)!r} -> {fact.request.get('target_new')!r}")
+    return printable(f"{fact.question!r} -> {fact.request.get('target_new')!r}")
 
 
 def told_facts(facts: Sequence[FactLife], told: str) -> list[str]:

@@ -116,6 +116,12 @@ def open_source(path: str | Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
+def load_requests(path: str | Path) -> list[EditRequest]:
+    """All requests of a .jsonl file, or of standard input for ``-``; raises as `open_source` and `read_requests` do."""
+    with open_source(path) as lines:
+        return [sourced.request for sourced in read_requests(lines, source_name(path))]
+
+
 def source_name(path: str | Path) -> str:
     """What errors and the ledger call a source: ``<stdin>`` or the file's name, never its folders."""
     if str(path) == STANDARD_INPUT:

@@ -37,7 +37,8 @@ def evaluate(reader: Reader, metrics: Sequence[str] = (EFFICACY,), scope: Scope 
 
     Nothing is written. Raises `RequestError` for a metric that is not known.
     """
-    scope, active = scope or Scope(), [fact for fact in reader.facts().values() if fact.status == "active"]
+    scope, facts = scope or Scope(), reader.facts()
+    active = [fact for fact in facts.values() if fact.status == "active"]
     risks, seed = reader.risks(), reader.settings.seed
     nobody = Scope(newest=True, oldest=0, sample=0, flagged=0)
     parts = {
@@ -49,7 +50,7 @@ def evaluate(reader: Reader, metrics: Sequence[str] = (EFFICACY,), scope: Scope 
     }
     groups = {name: [f.id for f in part.of(active, seed, risks)] for name, part in parts.items() if part}
     asked = groups[ALL]
-    requests = [EditRequest.from_dict(reader.facts()[id].request) for id in asked]
+    requests = [EditRequest.from_dict(facts[id].request) for id in asked]
     base = measure(reader.at(0).editable, requests, metrics)
     now = measure(reader.editable, requests, metrics)
     return [

@@ -112,10 +112,10 @@ def planned_columns(session: Session, rehearsed: Rehearsed, ridges: Ridges) -> P
 def near(session: Session, rehearsed: Rehearsed, planned: Planned) -> tuple[Near, ...]:
     """Pairs of nearly parallel keys, at least one of them new; the nearest first."""
     found, last = [], session.head.last.seq
+    placed = sorted(_placed(session, rehearsed), key=lambda p: p.value)
+    stored = sum(p.value.seq <= last for p in placed)
     for layer in session.head.layers.values():
-        placed = sorted(_placed(session, rehearsed), key=lambda p: p.value)
         columns = session.library.reader(layer.name, planned)([p.value for p in placed]) if placed else layer.whole
-        stored = sum(p.value.seq <= last for p in placed)
         for pair in collisions(columns, [p.value.slot for p in placed], start=stored):
             one, other = (min(placed[i].value.facts) for i in (pair.earlier, pair.later))
             apart = _apart(columns.take([pair.earlier, pair.later]))

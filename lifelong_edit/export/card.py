@@ -53,8 +53,15 @@ of its store, `{about["entry"]}`. Edited layers: {", ".join(map(str, config["lay
 
 def _row(reader: Reader, fact: FactLife) -> str:
     body: dict[str, Any] = reader.history()[fact.seq].body
-    prompt = str(fact.request["prompt"]).replace("{}", str(fact.request["subject"]))
-    cells = [fact.id, prompt, fact.request["target_new"], fact.seq, body["time"], body.get("actor"), body.get("reason")]
+    cells = [
+        fact.id,
+        fact.question,
+        fact.request["target_new"],
+        fact.seq,
+        body["time"],
+        body.get("actor"),
+        body.get("reason"),
+    ]
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
 
 

@@ -43,7 +43,7 @@ def export_hf(
     view = reader.at(reader.head.seq if ref is None else ref)
     model = view.editable.model if dtype is None else _cast(view.editable.model, dtype)
     shown = EditableModel(model, view.editable.tokenizer)
-    prompts = [*PROMPTS, *[_prompt(fact.request) for fact in list(view.facts.values())[:ASKED]]]
+    prompts = [*PROMPTS, *[fact.question for fact in list(view.facts.values())[:ASKED]]]
     with placed(destination) as folder:
         model.save_pretrained(folder)
         shown.tokenizer.save_pretrained(folder)
@@ -67,7 +67,3 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         parameter.data = parameter.data.to(dtype)
     other.config.dtype = dtype
     return other
-
-
-def _prompt(request: dict[str, str]) -> str:
-    return str(request["prompt"]).replace("{}", str(request["subject"])).rstrip()

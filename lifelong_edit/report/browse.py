@@ -177,7 +177,7 @@ def _facts(entries: Sequence[Entry], history: History) -> Iterator[Row]:
             "protected": fact.protected,
             "subject": request.get("subject"),
             "prompt": request.get("prompt"),
-            "question": str(request.get("prompt", "")).replace("{}", str(request.get("subject", ""))),
+            "question": fact.question,
             "target_new": request.get("target_new"),
             "target_true": request.get("target_true"),
             "at_edit": own.get(fact.seq),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lifelong_edit.engine import Reader
@@ -75,8 +75,8 @@ class Story:
     signs: Mapping[str, Curve]
     limits: HealthLimits
     capacity: Mapping[str, float]
-    drift: Mapping[str, Curve] = field(default_factory=dict)
-    facts: Sequence[FactRow] = ()
+    drift: Mapping[str, Curve]
+    facts: Sequence[FactRow]
 
 
 def gather(reader: Reader, store: str, deep: bool) -> Story:
@@ -85,7 +85,6 @@ def gather(reader: Reader, store: str, deep: bool) -> Story:
     measured = list(measurements(entries, EFFICACY))
     risks, residuals = (reader.risks(), reader.residuals()) if deep else ({}, {})
     rows = _rows(entries, facts, series(measured), risks, residuals)
-    signs = dict(_signs(entries))
     return Story(
         store=store,
         head=entries[-1].digest,
@@ -95,10 +94,10 @@ def gather(reader: Reader, store: str, deep: bool) -> Story:
         moments=[_moment(entry) for entry in entries],
         matrix=reader.retention(),
         forgotten=forgetting_curve(measured),
-        signs=signs,
+        signs=_signs(entries),
         limits=default_limits(reader._session),
         capacity=_capacity(entries),
-        drift=dict(_drift(entries)),
+        drift=_drift(entries),
         facts=sorted(rows, key=lambda row: row.badness, reverse=True),
     )
 
@@ -119,7 +118,7 @@ def _moment(entry: Entry) -> Moment:
     )
 
 
-def _signs(entries: Sequence[Entry]) -> Iterator[tuple[str, Curve]]:
+def _signs(entries: Sequence[Entry]) -> dict[str, Curve]:
     """To every sign its curve: of the weights at every change, of facts and texts where a budget read them."""
     curves: dict[str, dict[int, float]] = {}
     for entry in entries:
@@ -130,17 +129,16 @@ def _signs(entries: Sequence[Entry]) -> Iterator[tuple[str, Curve]]:
                 curves.setdefault(sign, {})[entry.seq] = max(values)
         for sign, value in entry.body.get("vital", {}).get("signs", {}).items():
             curves.setdefault(sign, {})[entry.seq] = value
-    for sign, curve in curves.items():
-        yield sign, sorted(curve.items())
+    return {sign: sorted(curve.items()) for sign, curve in curves.items()}
 
 
-def _drift(entries: Sequence[Entry]) -> Iterator[tuple[str, Curve]]:
+def _drift(entries: Sequence[Entry]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for entry in entries:
         for row in entry.body.get("drift", ()):
             if row["value"] is not None:
                 curves.setdefault(row["metric"], []).append((entry.seq, row["value"]))
-    yield from curves.items()
+    return curves
 
 
 def _capacity(entries: Sequence[Entry]) -> dict[str, float]:
@@ -158,15 +156,15 @@ def _rows(
 ) -> list[FactRow]:
     rows = []
     for fact in facts.values():
-        own, request = measured.get(fact.id, ()), fact.request
+        own = measured.get(fact.id, ())
         first = next((one.value for one in own if one.seq == one.cohort), None)
         rows.append(
             FactRow(
                 fact.id,
                 fact.seq,
                 "protected" if fact.protected and fact.status == "active" else fact.status,
-                str(request.get("prompt", "")).replace("{}", str(request.get("subject", ""))),
-                str(request.get("target_new", "")),
+                fact.question,
+                str(fact.request.get("target_new", "")),
                 first,
                 own[-1].value if own else None,
                 own[-1].seq if own else None,

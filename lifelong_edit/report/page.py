@@ -43,7 +43,7 @@ def write_report(reader: Reader, store: str, path: Path, deep: bool = False, pic
 
 def render(story: Story, deep: bool) -> str:
     """The page. Everything the ledger says is escaped."""
-    _, jinja2 = _extra()
+    jinja2 = _jinja2()
     from plotly.offline import get_plotlyjs
 
     from lifelong_edit.report.figures import figures
@@ -82,10 +82,11 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _extra() -> tuple[Any, Any]:
+def _jinja2() -> Any:
+    """The template engine; `RequestError` where it or plotly, the extra's other part, is not installed."""
     try:
         import jinja2
-        import plotly
+        import plotly  # noqa: F401
     except ImportError as error:
         raise RequestError(f"A report needs an extra: pip install 'lifelong-edit[report]' ({error}).") from error
-    return plotly, jinja2
+    return jinja2

@@ -48,7 +48,7 @@ def clone(source_root: Path, destination: Path) -> Copied:
     An interrupted clone is just repeated. Raises as `backup` does, and `StoreError` when there is a store already.
     """
     with _opened(source_root, destination) as (source, layout):
-        _check_new(layout, anew=True)
+        _check_new(layout)
         return _copy(source, layout, [])
 
 
@@ -58,8 +58,9 @@ def preview_copy(source_root: Path, destination: Path, anew: bool) -> Copied:
     layout = StoreLayout(destination)
     with Store.open(source_root, read_only=True) as source:
         entries = source.ledger.entries()
+        if anew:
+            _check_new(layout)
         if layout.ledger.exists():
-            _check_new(layout, anew)
             with Store.open(destination, read_only=True) as earlier:
                 _check_continues(entries, earlier.ledger.entries(), layout)
         sizes = [
@@ -122,8 +123,8 @@ def _check_apart(source_root: Path, destination: Path) -> None:
         raise StoreError(f"{destination} lies in the store that is to be copied. Choose a folder outside of it.")
 
 
-def _check_new(layout: StoreLayout, anew: bool) -> None:
-    if anew and layout.ledger.exists():
+def _check_new(layout: StoreLayout) -> None:
+    if layout.ledger.exists():
         raise StoreError(f"{layout.root} holds a store already. Choose a new or an empty folder.")
 
 

@@ -34,6 +34,11 @@ class FactLife:
     protected: bool = False
 
     @property
+    def question(self) -> str:
+        """The prompt with the subject in its place, without trailing blanks."""
+        return str(self.request.get("prompt", "")).replace("{}", str(self.request.get("subject", ""))).rstrip()
+
+    @property
     def statement(self) -> tuple[str, str]:
         """Prompt and subject: of all facts with equal statements one at most is active."""
         return statement_of(str(self.request.get("prompt", "")), str(self.request.get("subject", "")))

@@ -11,9 +11,11 @@ import pytest
 import typer
 
 from lifelong_edit import errors
-from lifelong_edit.cli import options
+from lifelong_edit.cli import options, telling
 from lifelong_edit.cli.main import EXIT_CODES, app
 from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.engine.measuring import EFFICACY, Scope
+from lifelong_edit.engine.refit import HALVINGS
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 WRITE = "init apply stream replace protect revert restore measure calibrate relax repair".split()
@@ -68,3 +70,7 @@ def test_defaults_are_those_of_the_engine() -> None:
     assert apply["method"].default == options.METHOD and revert["probe"].default == options.PROBED
     stream = inspect.signature(LifelongEditor.stream).parameters
     assert named(COMMANDS["stream"])["--batch"].default == stream["batch"].default
+    for verb in ("measure", "eval"):
+        told = {name: named(COMMANDS[verb])[f"--{name}"].default for name in ("newest", "oldest", "sample", "flagged")}
+        assert Scope(**told) == Scope()
+    assert named(COMMANDS["relax"])["--halvings"].default == HALVINGS and telling.EFFICACY == EFFICACY
