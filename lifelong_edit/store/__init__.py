@@ -1,10 +1,9 @@
 """The store on disk: an append-only ledger beside content-addressed records. Neither torch nor a model is needed."""
 
 from lifelong_edit.store.copying import Copied, backup, clone
-from lifelong_edit.store.entries import GENESIS, Entry
 from lifelong_edit.store.history import History, lives
 from lifelong_edit.store.layout import StoreLayout
-from lifelong_edit.store.ledger import Ledger
+from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import KernelPart, KernelRecord, Record, read_record

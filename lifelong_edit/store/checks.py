@@ -9,10 +9,9 @@ from sqlite_utils import Database
 
 from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import canonical_json
-from lifelong_edit.store.entries import GENESIS, Entry
 from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.history import lives
-from lifelong_edit.store.ledger import Ledger
+from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.migrations import NOTES, fresh
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import Record, read_record

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifelong_edit.errors import StoreCorrupt, StoreError
-from lifelong_edit.store.entries import GENESIS, Entry
 from lifelong_edit.store.faults import disk_errors, sqlite_errors
 from lifelong_edit.store.layout import StoreLayout, sync_folder
-from lifelong_edit.store.ledger import Ledger
+from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore, adopt_file
 from lifelong_edit.store.store import Store

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lifelong_edit.store.entries import Entry
+from lifelong_edit.store.ledger import Entry
 from lifelong_edit.store.steps import REFITS, Column, FactLife, step, withdrawn_after
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lifelong_edit.errors import RequestError
-from lifelong_edit.store.entries import Entry
+from lifelong_edit.store.ledger import Entry
 from lifelong_edit.store.steps import FactLife
 
 PREFIX = 4  # characters that an id or a digest must be known by

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import StoreBusy, StoreError, StoreReadOnly
-from lifelong_edit.store.entries import Entry
 from lifelong_edit.store.faults import disk_errors
 from lifelong_edit.store.layout import StoreLayout
-from lifelong_edit.store.ledger import Ledger
+from lifelong_edit.store.ledger import Entry, Ledger
 from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
 

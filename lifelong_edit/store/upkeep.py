@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifelong_edit.errors import StoreCorrupt
-from lifelong_edit.store.entries import Entry
 from lifelong_edit.store.faults import disk_errors
 from lifelong_edit.store.layout import StoreLayout
+from lifelong_edit.store.ledger import Entry
 from lifelong_edit.store.objects import ObjectStore, is_digest
 from lifelong_edit.store.store import Store
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from lifelong_edit.errors import StoreCorrupt, StoreError
 from lifelong_edit.store import checks
-from lifelong_edit.store.entries import GENESIS
 from lifelong_edit.store.faults import sqlite_errors
-from lifelong_edit.store.ledger import Ledger
+from lifelong_edit.store.ledger import GENESIS, Ledger
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, own_files, strays
