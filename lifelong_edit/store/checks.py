@@ -12,9 +12,9 @@ from lifelong_edit.facts import canonical_json
 from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.history import lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
-from lifelong_edit.store.migrations import NOTES, fresh
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import Record, read_record
+from lifelong_edit.store.schema import NOTES, fresh
 from lifelong_edit.store.steps import EDITS, FactLife
 from lifelong_edit.store.upkeep import named_statistics
 

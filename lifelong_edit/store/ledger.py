@@ -16,9 +16,8 @@ from sqlite_utils import Database
 from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_digest, canonical_json
 from lifelong_edit.store.faults import sqlite_errors
-from lifelong_edit.store.migrations import format_of, migrate
 from lifelong_edit.store.objects import is_digest
-from lifelong_edit.store.schema import APPLICATION_ID, FORMAT
+from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, format_of, migrate
 
 GENESIS = "0" * 64
 """What stands as the previous digest in the first entry, and as the head of an empty ledger."""

@@ -12,7 +12,7 @@ import pytest
 from sqlite_utils.migrations import Migrations
 
 from lifelong_edit.errors import StoreBusy, StoreError
-from lifelong_edit.store import Ledger, Store, migrations
+from lifelong_edit.store import Ledger, Store, schema
 from tests.store.stores import commit, contents, old_store
 
 
@@ -66,7 +66,7 @@ def test_a_writer_makes_it_a_new_one_with_the_same_entries(root: Path, tmp_path:
 def test_a_step_that_fails_leaves_the_old_ledger(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="nowhere"):
-        patch.setattr(migrations, "FORMAT_2", migrations.FORMAT_2 + "SELECT fails FROM nowhere;")
+        patch.setattr(schema, "FORMAT_2", schema.FORMAT_2 + "SELECT fails FROM nowhere;")
         Ledger.open(path)
     assert path.read_bytes() == before
     Ledger.open(path).close()
@@ -101,7 +101,7 @@ def test_a_creation_that_an_older_version_began_is_continued_but_its_entries_are
     assert path.read_bytes() == before
     unfinished = path.with_name("unfinished.db")
     with sqlite3.connect(unfinished) as connection:
-        connection.executescript(migrations.FORMAT_1)
+        connection.executescript(schema.FORMAT_1)
     connection.close()
     with Ledger.create(unfinished) as ledger:
         assert ledger.format == 2 and ledger.head() is None

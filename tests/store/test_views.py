@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.store import Entry, Store, lives
-from lifelong_edit.store.migrations import fresh
-from lifelong_edit.store.schema import FORMAT
+from lifelong_edit.store.schema import FORMAT, fresh
 from tests.store.stores import COMMON, commit, fact, fill
 
 
