@@ -11,7 +11,7 @@ from lifelong_edit.cli import opening, options
 from lifelong_edit.cli.opening import past
 from lifelong_edit.cli.output import tell
 from lifelong_edit.cli.telling import commit_document, commit_text, told_facts
-from lifelong_edit.store.naming import entry_named
+from lifelong_edit.store.history import entry_named
 
 
 def revert(

@@ -9,7 +9,7 @@ import typer
 from lifelong_edit.cli import opening, options
 from lifelong_edit.cli.output import listed, printable, table, tell
 from lifelong_edit.cli.telling import told_facts
-from lifelong_edit.store.naming import entry_named
+from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:
     from lifelong_edit.engine.blame import Blame

@@ -12,7 +12,7 @@ from lifelong_edit.cli import opening, options
 from lifelong_edit.cli.opening import past
 from lifelong_edit.cli.output import counted, tell
 from lifelong_edit.errors import RequestError
-from lifelong_edit.store.naming import entry_named
+from lifelong_edit.store.history import entry_named
 
 
 class Form(str, Enum):

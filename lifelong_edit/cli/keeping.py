@@ -15,7 +15,7 @@ from lifelong_edit.store import Copied, Store, clear_cache, collect_garbage, lis
 from lifelong_edit.store import backup as copy_again
 from lifelong_edit.store import clone as copy_once
 from lifelong_edit.store.copying import preview_copy
-from lifelong_edit.store.naming import check_tag, entry_named, tags_of
+from lifelong_edit.store.history import check_tag, entry_named, tags_of
 from lifelong_edit.store.signing import signature
 
 Destination = Annotated[Path, typer.Argument(help="The folder to copy to.")]

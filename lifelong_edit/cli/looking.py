@@ -25,7 +25,7 @@ from lifelong_edit.cli.telling import (
 )
 from lifelong_edit.errors import RequestError
 from lifelong_edit.store import Entry, FactLife, History, list_strays
-from lifelong_edit.store.naming import entry_called, entry_named, find_fact, tags_of
+from lifelong_edit.store.history import entry_called, entry_named, find_fact, tags_of
 
 
 def log(

@@ -11,7 +11,7 @@ from lifelong_edit.cli import opening, options
 from lifelong_edit.cli.output import counted, listed, printable, progress, table, tell
 from lifelong_edit.cli.telling import TOP
 from lifelong_edit.errors import RequestError
-from lifelong_edit.store.naming import fact_named
+from lifelong_edit.store.history import fact_named
 
 if TYPE_CHECKING:
     from lifelong_edit.engine.forecast import Cost

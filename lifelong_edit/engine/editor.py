@@ -22,7 +22,7 @@ from lifelong_edit.engine.moments import Progress
 from lifelong_edit.engine.radius import predicted
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store.naming import fact_named
+from lifelong_edit.store.history import fact_named
 from lifelong_edit.tracking.watch import Watch
 
 PROBED = 20

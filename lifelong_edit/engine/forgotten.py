@@ -13,7 +13,7 @@ from lifelong_edit.engine.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Column
-from lifelong_edit.store.naming import fact_named
+from lifelong_edit.store.history import fact_named
 from lifelong_edit.tracking.answers import answer
 
 

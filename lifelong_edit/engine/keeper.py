@@ -17,7 +17,7 @@ from lifelong_edit.engine.refit import HALVINGS, Effect, improves, relaxed, repa
 from lifelong_edit.engine.vitals import drift_row, drift_rows, task_rows
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
-from lifelong_edit.store.naming import check_tag
+from lifelong_edit.store.history import check_tag
 from lifelong_edit.tracking.figures import Figure
 
 

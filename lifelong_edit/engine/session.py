@@ -19,7 +19,7 @@ from lifelong_edit.errors import ModelMismatch, RequestError, StoreCorrupt, Stor
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import Entry, History, Store
-from lifelong_edit.store.naming import entry_named
+from lifelong_edit.store.history import entry_named
 
 REBUILT_OTHERWISE = (
     "The weights rebuilt from the store are not bit for bit those recorded. That is expected with another "

@@ -7,7 +7,7 @@ from typing import Any
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.store import Entry, FactLife, History
-from lifelong_edit.store.naming import fact_named
+from lifelong_edit.store.history import fact_named
 
 ADVICE = "`facts()` lists every fact with its status."
 

@@ -1,13 +1,12 @@
 """The store on disk: an append-only ledger beside content-addressed records. Neither torch nor a model is needed."""
 
 from lifelong_edit.store.copying import Copied, backup, clone
-from lifelong_edit.store.history import History, lives
+from lifelong_edit.store.history import EDITS, REFITS, Column, FactLife, History, lives
 from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import KernelPart, KernelRecord, Record, read_record
-from lifelong_edit.store.steps import EDITS, REFITS, Column, FactLife
 from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list_cache, list_strays
 from lifelong_edit.store.verify import Check, Inspection, inspect

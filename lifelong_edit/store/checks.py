@@ -10,12 +10,11 @@ from sqlite_utils import Database
 from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store.faults import sqlite_errors
-from lifelong_edit.store.history import lives
+from lifelong_edit.store.history import EDITS, FactLife, lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import Record, read_record
 from lifelong_edit.store.schema import NOTES, fresh
-from lifelong_edit.store.steps import EDITS, FactLife
 from lifelong_edit.store.upkeep import named_statistics
 
 Findings = tuple[int, list[str]]

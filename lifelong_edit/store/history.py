@@ -25,12 +25,61 @@ A kind that is not named here may change the weights in ways this version cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from lifelong_edit.errors import RequestError, StoreCorrupt
+from lifelong_edit.facts import statement_of
 from lifelong_edit.store.ledger import Entry
-from lifelong_edit.store.steps import REFITS, Column, FactLife, step, withdrawn_after
+
+Status = Literal["active", "reverted", "superseded"]
+EDITS = ("edit", "replace")
+"""The kinds of entries that write what the base does not say."""
+REFITS = ("relax", "repair")
+"""The kinds of entries that change how the weights hold the active facts."""
+PREFIX = 4  # characters that an id or a digest must be known by
+
+
+@dataclass(frozen=True)
+class FactLife:
+    """What became of one fact: written by entry `seq`, made what it is now, `status`, by entry `since`.
+
+    `by` is the fact that superseded it: another answer to the same prompt about the same subject. A `protected` fact is
+    one of the base's own that edits are to leave alone.
+    """
+
+    id: str
+    seq: int
+    request: dict[str, Any]
+    slot: str
+    status: Status = "active"
+    since: int = -1
+    by: str | None = None
+    protected: bool = False
+
+    @property
+    def question(self) -> str:
+        """The prompt with the subject in its place, without trailing blanks."""
+        return str(self.request.get("prompt", "")).replace("{}", str(self.request.get("subject", ""))).rstrip()
+
+    @property
+    def statement(self) -> tuple[str, str]:
+        """Prompt and subject: of all facts with equal statements one at most is active."""
+        return statement_of(str(self.request.get("prompt", "")), str(self.request.get("subject", "")))
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """One column of a record: the value of a slot that was optimised for `facts` together. Ordered as in the ledger."""
+
+    seq: int
+    index: int
+    slot: str = field(compare=False)
+    facts: frozenset[str] = field(compare=False)
+
+
+Changes = dict[str, FactLife]
 
 
 @dataclass(frozen=True)
@@ -119,3 +168,156 @@ class History:
 def lives(entries: Iterable[Entry]) -> dict[str, FactLife]:
     """Every fact ever written, by id, in ledger order; `StoreCorrupt` naming the entry that makes no sense."""
     return dict(History.of(entries).facts)
+
+
+def step(
+    facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]
+) -> tuple[Changes, tuple[Column, ...]]:
+    """The facts an entry changes and the columns its record brings."""
+    taken = STEPS.get(kind)
+    if taken is None:
+        raise StoreCorrupt(f"entry {seq} of kind {kind!r} was made by a newer version. Upgrade.")
+    try:
+        changed = taken(facts, seq, body)
+        changed |= _superseded(facts, changed, body.get("superseded", []), seq)
+        return changed, _columns({**facts, **changed}, seq, kind, body)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
+
+
+def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]) -> tuple[Column, ...]:
+    alone = [[fact["id"]] for fact in body["facts"]] if kind == "edit" else []  # entries of format 1 do not say
+    columns = []
+    for index, ids in enumerate(body.get("columns", alone)):
+        slots = {facts[id].slot for id in ids}
+        if not isinstance(ids, list) or len(slots) != 1 or any(facts[id].status != "active" for id in ids):
+            raise ValueError("a column is for facts that are not active or of several slots")
+        columns.append(Column(seq, index, slots.pop(), frozenset(ids)))
+    return tuple(columns)
+
+
+def withdrawn_after(
+    refits: Mapping[int, str], withdrawn: frozenset[int], seq: int, body: Mapping[str, Any]
+) -> frozenset[int]:
+    """The refits not in force after an entry, which may withdraw some and reinstate others."""
+    try:
+        gone, back = frozenset(body.get("withdrawn", ())), frozenset(body.get("reinstated", ()))
+    except TypeError as error:
+        raise StoreCorrupt(f"entry {seq} does not fit the history: {error}.") from error
+    if not gone <= refits.keys() - withdrawn or not back <= withdrawn:
+        raise StoreCorrupt(f"entry {seq} does not fit the history: it withdraws or reinstates what it cannot.")
+    return (withdrawn | gone) - back
+
+
+def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Mapping[str, Any]) -> Changes:
+    return {}
+
+
+def _edit(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    written = {f["id"]: FactLife(f["id"], seq, f["request"], f["slot"], "active", seq) for f in body["facts"]}
+    if len(written) != len(body["facts"]) or written.keys() & facts.keys():
+        raise ValueError("a fact id is written twice")
+    return written
+
+
+def _protect(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    return {id: replace(fact, protected=True) for id, fact in _edit(facts, seq, body).items()}
+
+
+def _revert(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    reverted = {id: replace(fact, status="reverted", since=seq) for id, fact in _taken(facts, body["facts"]).items()}
+    return reverted | _restored(facts, seq, body.get("restored", []))
+
+
+def _restore(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+    return _restored(facts, seq, body["facts"])
+
+
+def _restored(facts: Mapping[str, FactLife], seq: int, ids: list[str]) -> Changes:
+    if any(facts[id].status == "active" for id in ids):
+        raise ValueError("a fact is restored that is active")
+    return {id: replace(facts[id], status="active", since=seq, by=None) for id in ids}
+
+
+def _superseded(facts: Mapping[str, FactLife], changed: Changes, ids: list[str], seq: int) -> Changes:
+    """The facts `ids` as superseded, each by the fact of its statement that is active now."""
+    taken = _taken(facts, ids)
+    standing = {f.statement: f.id for f in {**facts, **changed}.values() if f.status == "active" and f.id not in taken}
+    return {
+        id: replace(fact, status="superseded", since=seq, by=standing[fact.statement]) for id, fact in taken.items()
+    }
+
+
+def _taken(facts: Mapping[str, FactLife], ids: list[str]) -> Changes:
+    taken = {id: facts[id] for id in ids}
+    if len(taken) != len(ids) or any(fact.status != "active" for fact in taken.values()):
+        raise ValueError("a fact is taken out that is not active")
+    return taken
+
+
+STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Mapping[str, Any]], Changes]] = {
+    "init": _unchanged,
+    "edit": _edit,
+    "replace": _edit,
+    "protect": _protect,
+    "revert": _revert,
+    "restore": _restore,
+    "tag": _unchanged,
+    "relax": _unchanged,
+    "repair": _unchanged,
+    "measure": _unchanged,
+}
+
+
+def find_fact(facts: Mapping[str, FactLife], name: str) -> FactLife | None:
+    """The fact whose id is `name` or begins with it; None when there is none, `RequestError` when there are several."""
+    if name in facts:
+        return facts[name]
+    found = [fact for id, fact in facts.items() if len(name) >= PREFIX and id.startswith(name)]
+    if len(found) > 1:
+        raise RequestError(f"{name!r} begins the ids of {len(found)} facts. Give more of the id.")
+    return found[0] if found else None
+
+
+def fact_named(facts: Mapping[str, FactLife], name: str) -> FactLife:
+    """The fact whose id is `name` or begins with it; `RequestError` when there is none or several."""
+    found = find_fact(facts, name)
+    if found is None:
+        raise RequestError(f"fact {name!r} is unknown. Give its id, or the first {PREFIX} characters or more.")
+    return found
+
+
+def entry_named(entries: Sequence[Entry], ref: str, sought: str = "entry") -> Entry:
+    """The entry that a seq, a tag or the beginning of a digest names; `RequestError` for none or several."""
+    if (named := entry_called(entries, ref)) is not None:
+        return named
+    found = [entry for entry in entries if len(ref) >= PREFIX and entry.digest.startswith(ref)]
+    if len(found) != 1:
+        what = f"no {sought}" if not found else f"{len(found)} entries"
+        raise RequestError(f"{ref!r} names {what}. Give a seq up to {entries[-1].seq}, a tag, or a digest's beginning.")
+    return found[0]
+
+
+def entry_called(entries: Sequence[Entry], ref: str) -> Entry | None:
+    """The entry that has this seq or this tag; None when there is none."""
+    if ref.isascii() and ref.isdecimal() and len(ref) <= len(str(len(entries))) and int(ref) < len(entries):
+        return entries[int(ref)]
+    return next((entries[seq] for seq, names in tags_of(entries).items() if ref in names), None)
+
+
+def tags_of(entries: Sequence[Entry]) -> dict[int, list[str]]:
+    """To every tagged seq its tags."""
+    tags: dict[int, list[str]] = {}
+    for entry in entries:
+        if entry.kind == "tag":
+            tags.setdefault(entry.body["target"], []).append(entry.body["tag"])
+    return tags
+
+
+def check_tag(entries: Sequence[Entry], name: str) -> None:
+    """Raise `RequestError` for a tag that is taken, or that cannot be told from a seq or a digest."""
+    if not name.strip() or not name.isprintable() or all(c in "0123456789abcdef" for c in name):
+        raise RequestError(f"{name!r} is no name for a tag: it needs a letter beyond f, or a sign.")
+    for seq, names in tags_of(entries).items():
+        if name in names:
+            raise RequestError(f"the tag {name!r} was given to seq {seq} already. Choose another name.")

@@ -6,7 +6,7 @@ import pytest
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.store import Entry, FactLife
-from lifelong_edit.store.naming import check_tag, entry_named, fact_named, find_fact, tags_of
+from lifelong_edit.store.history import check_tag, entry_named, fact_named, find_fact, tags_of
 
 
 def facts(*ids: str) -> dict[str, FactLife]:
