@@ -2,12 +2,10 @@
 
 from lifelong_edit.store.copying import Copied, backup, clone
 from lifelong_edit.store.history import EDITS, REFITS, Column, FactLife, History, lives
-from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
-from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
 from lifelong_edit.store.records import KernelPart, KernelRecord, Record, read_record
-from lifelong_edit.store.store import Store
+from lifelong_edit.store.store import Store, StoreLayout, WriterLock
 from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list_cache, list_strays
 from lifelong_edit.store.verify import Check, Inspection, inspect
 

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from lifelong_edit.errors import StoreCorrupt, StoreError
 from lifelong_edit.store.faults import disk_errors, sqlite_errors
-from lifelong_edit.store.layout import StoreLayout, sync_folder
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
-from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore, adopt_file
-from lifelong_edit.store.store import Store
+from lifelong_edit.store.store import Store, StoreLayout, WriterLock, sync_folder
 from lifelong_edit.store.upkeep import named_records, named_statistics
 
 

@@ -1,18 +1,113 @@
-"""A store: ledger, objects and lock of one folder, and the order in which a commit reaches them."""
+"""A store: the places in its folder, the lock of its one writer, and the order in which a commit reaches the disk.
+
+The lock is a convenience: that no commit is lost is the ledger's doing, which compares the head.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import StoreBusy, StoreError, StoreReadOnly
 from lifelong_edit.store.faults import disk_errors
-from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import Entry, Ledger
-from lifelong_edit.store.lock import WriterLock
 from lifelong_edit.store.objects import ObjectStore
+
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """The paths of the store in the folder `root`."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file that says what happened."""
+        return self.root / "ledger.db"
+
+    @property
+    def lock(self) -> Path:
+        """The file a writer holds."""
+        return self.root / "lock"
+
+    @property
+    def objects(self) -> Path:
+        """Records, named by their SHA-256."""
+        return self.root / "objects"
+
+    @property
+    def statistics(self) -> Path:
+        """Second moments, keyed by everything they depend on."""
+        return self.root / "statistics"
+
+    @property
+    def cache(self) -> Path:
+        """What can be derived again; safe to delete at any time."""
+        return self.root / "cache"
+
+    def create(self) -> None:
+        """Make the folders, durably; `StoreError` when `root` holds anything that is not a store's.
+
+        What an interrupted `create` left is taken over.
+        """
+        with disk_errors("creating", self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            own = {path.name for path in (self.ledger, self.lock, self.objects, self.statistics, self.cache)}
+            foreign = sorted(set(os.listdir(self.root)) - own - {f"{self.ledger.name}-journal"})
+            if foreign:
+                raise StoreError(f"{self.root} is not empty: it holds {foreign[0]!r}. Choose a new or an empty folder.")
+            for folder in (self.objects, self.statistics, self.cache):
+                folder.mkdir(exist_ok=True)
+            for folder in (self.root, self.root.absolute().parent):
+                sync_folder(folder)
+
+
+class WriterLock:
+    """An exclusive lock on a file, held from construction until `close` or the death of the process, however it dies.
+
+    Raises `StoreBusy` at once, naming the holder's process id, when another holds it; `StoreReadOnly` or
+    `StoreError` when the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with disk_errors("locking", path):
+            self._descriptor = os.open(path, LOCK_FLAGS, 0o666)
+            try:
+                self._acquire(path)
+            except BaseException:
+                self.close()
+                raise
+
+    def _acquire(self, path: Path) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
+            raise StoreBusy(
+                f"{path}: process {holder or 'unknown'} is writing to the store. "
+                "Wait until it is done, or open the store for reading."
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    def close(self) -> None:
+        """Let the next writer in; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> WriterLock:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
 
 class Store:
@@ -114,3 +209,12 @@ class Store:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk; `OSError` when that fails, which is never tried again."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from lifelong_edit.errors import StoreCorrupt
 from lifelong_edit.store.faults import disk_errors
-from lifelong_edit.store.layout import StoreLayout
 from lifelong_edit.store.ledger import Entry
 from lifelong_edit.store.objects import ObjectStore, is_digest
-from lifelong_edit.store.store import Store
+from lifelong_edit.store.store import Store, StoreLayout
 
 TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
 OWN_NAME = re.compile(rf"[0-9a-f]{{64}}\.(safetensors|partial)({TEMPORARY})?")

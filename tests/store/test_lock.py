@@ -12,7 +12,7 @@ from lifelong_edit.errors import StoreBusy, StoreError
 from lifelong_edit.store import WriterLock
 
 HOLD = (
-    "import pathlib, sys, time; from lifelong_edit.store.lock import WriterLock;"
+    "import pathlib, sys, time; from lifelong_edit.store.store import WriterLock;"
     "lock = WriterLock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 )
 
