@@ -14,9 +14,9 @@ from lifelong_edit.cli.telling import entry_document
 from lifelong_edit.store import Copied, Store, clear_cache, collect_garbage, list_cache, list_strays
 from lifelong_edit.store import backup as copy_again
 from lifelong_edit.store import clone as copy_once
-from lifelong_edit.store.copying import preview_copy
+from lifelong_edit.store.bodies import signature
+from lifelong_edit.store.copies import preview_copy
 from lifelong_edit.store.history import check_tag, entry_named, tags_of
-from lifelong_edit.store.signing import signature
 
 Destination = Annotated[Path, typer.Argument(help="The folder to copy to.")]
 DryCopy = Annotated[bool, typer.Option("--dry-run", help="Tell what would be copied; write nothing.")]

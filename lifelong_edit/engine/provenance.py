@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lifelong_edit.store.signing import signature
+from lifelong_edit.store.bodies import signature
 
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
 

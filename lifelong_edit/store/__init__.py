@@ -1,6 +1,6 @@
 """The store on disk: an append-only ledger beside content-addressed records. Neither torch nor a model is needed."""
 
-from lifelong_edit.store.copying import Copied, backup, clone
+from lifelong_edit.store.copies import Copied, backup, clone
 from lifelong_edit.store.history import EDITS, REFITS, Column, FactLife, History, lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.objects import ObjectStore

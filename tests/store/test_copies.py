@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lifelong_edit.errors import StoreBusy, StoreCorrupt, StoreError
-from lifelong_edit.store import Copied, Entry, ObjectStore, Store, backup, clone, copying, inspect
+from lifelong_edit.store import Copied, Entry, ObjectStore, Store, backup, clone, copies, inspect
 from tests.store.stores import commit, contents, fact, fill, leave_a_hot_journal, old_store, record_of
 
 
@@ -57,15 +57,15 @@ def test_a_copy_of_a_store_in_use_is_a_store_with_the_same_history(
 def test_a_preview_says_what_is_then_copied_and_writes_nothing(
     store: Store, root: Path, target: Path, copy: Callable[[Path, Path], Copied]
 ) -> None:
-    told = copying.preview_copy(root, target, anew=copy is clone)
+    told = copies.preview_copy(root, target, anew=copy is clone)
     assert not target.exists() and told == copy(root, target)
     commit(store, "edit", record_of("d"), facts=[fact("d")])
     with pytest.raises(StoreError, match="holds a store already"):
-        copying.preview_copy(root, target, anew=True)
+        copies.preview_copy(root, target, anew=True)
     with pytest.raises(StoreError, match="lies in the store"):
-        copying.preview_copy(root, root / "copy", anew=True)
+        copies.preview_copy(root, root / "copy", anew=True)
     if copy is backup:
-        told = copying.preview_copy(root, target, anew=False)
+        told = copies.preview_copy(root, target, anew=False)
         assert told.objects == 1 and told == backup(root, target)
 
 
@@ -246,13 +246,13 @@ def test_a_backup_in_use_is_left_alone(root: Path, target: Path) -> None:
 def test_the_ledger_arrives_when_all_it_names_is_durable(
     store: Store, root: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adopt, entries, seen = copying.adopt_file, store.ledger.entries(), []
+    adopt, entries, seen = copies.adopt_file, store.ledger.entries(), []
 
     def adopting(finished: Path, path: Path) -> None:
         seen.extend(ObjectStore(target / "objects").get(entry.record) for entry in entries if entry.record)
         assert not path.exists()
         adopt(finished, path)
 
-    monkeypatch.setattr(copying, "adopt_file", adopting)
+    monkeypatch.setattr(copies, "adopt_file", adopting)
     backup(root, target)
     assert len(seen) == 5
