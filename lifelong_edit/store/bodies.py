@@ -1,4 +1,4 @@
-"""Who made an entry, when, why and with what: the part of every ledger entry's body that no edit decides."""
+"""The fields that the body of every ledger entry has: who made it, when, why, and with which software."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 def signature(
     actor: str | None, reason: str | None, seed: int, software: Mapping[str, str | int] | None = None
 ) -> dict[str, Any]:
-    """The common fields of an entry's body; without `actor`, the user this process runs as.
+    """The common fields of an entry's body. `actor` is by default the user this process runs as.
 
-    `software` is what a computation depended on beside Python and this package; nothing was computed without it.
+    `software` names what a computation depended on beside Python and this package: versions of libraries, the
+    processor, the number of threads. It is left out for an entry that computes nothing.
     """
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),

@@ -1,4 +1,4 @@
-"""A second store with the same history, taken while the first is in use."""
+"""Back up or clone a store while it is in use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lifelong_edit.store.upkeep import named_records, named_statistics
 
 @dataclass(frozen=True)
 class Copied:
-    """The copy's head and number of entries, and how many objects of how many bytes had to be copied for it."""
+    """A finished copy: the digest of its head, its number of entries, and how many objects and bytes were copied."""
 
     head: str
     entries: int
@@ -50,7 +50,7 @@ def clone(source_root: Path, destination: Path) -> Copied:
 
 
 def preview_copy(source_root: Path, destination: Path, anew: bool) -> Copied:
-    """What `clone` (`anew`) or `backup` would copy and refuse; nothing is written."""
+    """Do the checks of `clone` (`anew`) or `backup` and return what it would copy; nothing is written."""
     _check_apart(source_root, destination)
     layout = StoreLayout(destination)
     with Store.open(source_root, read_only=True) as source:
@@ -71,7 +71,7 @@ def preview_copy(source_root: Path, destination: Path, anew: bool) -> Copied:
 
 @contextmanager
 def _opened(source_root: Path, destination: Path) -> Iterator[tuple[Store, StoreLayout]]:
-    """The source, for reading, and the laid out destination, which nobody else writes to meanwhile."""
+    """The source, open for reading, and the destination with its folders made and its writer's lock held."""
     with Store.open(source_root, read_only=True) as source:
         _check_apart(source_root, destination)
         layout = StoreLayout(destination)
@@ -89,7 +89,7 @@ def _entries_in(ledger: Path) -> list[Entry]:
 
 
 def _copy(source: Store, layout: StoreLayout, earlier: Sequence[Entry]) -> Copied:
-    """Ledger aside, objects, then the ledger in its place: what it names is durable before it says so."""
+    """Copy the ledger aside, then the objects, then move the ledger into place, so that all it names is durable."""
     finished = layout.cache / f"{layout.ledger.name}.{secrets.token_hex(8)}.tmp"
     try:
         with source.ledger.snapshot():
@@ -107,7 +107,7 @@ def _copy(source: Store, layout: StoreLayout, earlier: Sequence[Entry]) -> Copie
 def _objects_of(
     source: Store, layout: StoreLayout, entries: Sequence[Entry]
 ) -> tuple[tuple[ObjectStore, ObjectStore, Mapping[str, int]], ...]:
-    """From where to where, and which digests, named by which entry: records, then second moments."""
+    """For records and for second moments: source, target, and the digests to copy with the seq that names each."""
     return (
         (source.objects, ObjectStore(layout.objects), named_records(entries)),
         (ObjectStore(source.layout.statistics), ObjectStore(layout.statistics), named_statistics(entries)),
@@ -140,7 +140,7 @@ def _copy_ledger(ledger: Ledger, copy: Path) -> None:
 
 
 def _copy_objects(source: ObjectStore, target: ObjectStore, named: Mapping[str, int]) -> list[int]:
-    """Copy what `target` does not hold whole, checked and durable, and give the size of each."""
+    """Copy the objects that `target` lacks or has damaged, durably, and return the size of each in bytes."""
     sizes, kept = [], set()
     for digest, seq in named.items():
         if _holds(target, digest):

@@ -1,4 +1,4 @@
-"""What the operating system and SQLite report, in the words of the exception tree."""
+"""Turn errors of the operating system and of SQLite into this package's, which say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""State is a fold: which facts live, and which columns of which records stand for them. Nothing here reads or writes.
+"""The state of a store as a fold over its ledger: which facts are active, and which columns hold them.
+
+Nothing here reads files or computes on weights. `History.of` folds entries with one function for each kind of entry
+(`STEPS`); the functions at the end look up the facts and entries that people name.
 
 What an entry's body holds. Always ``kind``, ``time`` (UTC, ISO 8601), ``actor``, ``reason`` (may be null),
 ``versions`` (name: version) and ``seed``; ``seq``, ``prev`` and ``requests`` (id: content digest) are the ledger's.
@@ -35,18 +38,19 @@ from lifelong_edit.store.ledger import Entry
 
 Status = Literal["active", "reverted", "superseded"]
 EDITS = ("edit", "replace")
-"""The kinds of entries that write what the base does not say."""
+"""Entry kinds that add new facts."""
 REFITS = ("relax", "repair")
-"""The kinds of entries that change how the weights hold the active facts."""
-PREFIX = 4  # characters that an id or a digest must be known by
+"""Entry kinds that change how the weights hold the active facts, and not which facts are active."""
+PREFIX = 4  # the fewest characters that may abbreviate an id or a digest
 
 
 @dataclass(frozen=True)
 class FactLife:
-    """What became of one fact: written by entry `seq`, made what it is now, `status`, by entry `since`.
+    """One fact and its present status: entry `seq` wrote it, entry `since` gave it its `status`.
 
-    `by` is the fact that superseded it: another answer to the same prompt about the same subject. A `protected` fact is
-    one of the base's own that edits are to leave alone.
+    `slot` is the digest of the prompt's tokens up to the subject's last one, where the edit is made; facts of one slot
+    share its key and value. `by` is the id of the fact that superseded it: another answer to the same prompt about
+    the same subject. A `protected` fact is one the base model knew, which edits are to leave alone.
     """
 
     id: str
@@ -65,13 +69,16 @@ class FactLife:
 
     @property
     def statement(self) -> tuple[str, str]:
-        """Prompt and subject: of all facts with equal statements one at most is active."""
+        """Prompt and subject in one spelling; of the facts with equal statements at most one is active."""
         return statement_of(str(self.request.get("prompt", "")), str(self.request.get("subject", "")))
 
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """One column of a record: the value of a slot that was optimised for `facts` together. Ordered as in the ledger."""
+    """One column of a record: the key and the value of a slot, optimised for the answers of all `facts` at once.
+
+    `seq` is the entry whose record has it, `index` its position there; columns are ordered as they were written.
+    """
 
     seq: int
     index: int
@@ -84,9 +91,9 @@ Changes = dict[str, FactLife]
 
 @dataclass(frozen=True)
 class History:
-    """Every fact ever written, by id, and every column, both in ledger order.
+    """The state after some entries: every fact ever written, by id, and every column, both in ledger order.
 
-    `refits` are the refits by seq, with their kind; `withdrawn` are those of them that are not in force.
+    `refits` maps the seq of every refit to its kind; `withdrawn` holds the seqs of those that a revert took back.
     """
 
     facts: Mapping[str, FactLife]
@@ -96,7 +103,7 @@ class History:
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> History:
-        """The history these entries tell; `StoreCorrupt` naming the entry that makes no sense."""
+        """Fold the entries, from the first on; `StoreCorrupt` naming the first entry that does not fit the others."""
         facts: dict[str, FactLife] = {}
         columns: list[Column] = []
         refits: dict[int, str] = {}
@@ -110,7 +117,7 @@ class History:
         return cls(facts, tuple(columns), refits, withdrawn)
 
     def then(self, seq: int, kind: str, body: Mapping[str, Any]) -> History:
-        """The history with one more entry, which need not be committed yet; `StoreCorrupt` when it does not fit."""
+        """The history with one more entry, committed or only planned; `StoreCorrupt` when it does not fit."""
         changed, written = step(self.facts, seq, kind, body)
         own = {seq: kind} if kind in REFITS else {}
         withdrawn = withdrawn_after(self.refits, self.withdrawn, seq, body)
@@ -118,37 +125,40 @@ class History:
 
     @property
     def active(self) -> dict[str, FactLife]:
-        """The facts now active, by id, in ledger order."""
+        """The active facts by id, in ledger order."""
         return {id: fact for id, fact in self.facts.items() if fact.status == "active"}
 
     @property
     def in_force(self) -> tuple[int, ...]:
-        """The seqs of the refits that were not withdrawn."""
+        """The seqs of the refits that no revert has taken back."""
         return tuple(seq for seq in self.refits if seq not in self.withdrawn)
 
     @property
     def standing(self) -> tuple[Column, ...]:
-        """All columns but those of withdrawn refits."""
+        """The columns in ledger order, without those of withdrawn refits."""
         return tuple(column for column in self.columns if column.seq not in self.withdrawn)
 
     def slots(self) -> dict[str, tuple[str, ...]]:
-        """To every slot with active facts their ids, in ledger order."""
+        """The ids of the active facts by slot, in ledger order."""
         by_slot: dict[str, list[str]] = {}
         for fact in self.active.values():
             by_slot.setdefault(fact.slot, []).append(fact.id)
         return {slot: tuple(ids) for slot, ids in by_slot.items()}
 
     def chains(self) -> dict[str, tuple[Column, ...]]:
-        """To every slot with active facts the columns that stand for them, in ledger order.
+        """The columns that hold the active facts, by slot and in ledger order: this is what a revert changes.
 
-        A column stands when all facts it was optimised for are active, up to the column that was optimised for exactly
-        the active ones, which comes last. So equal sets of active facts have equal chains while equal refits are
-        in force, whatever happened in between. A chain is empty where there is no such last column: a value must be
-        optimised first.
+        A column belongs to the chain of its slot when every fact it was optimised for is active; the chain ends with
+        the last column that was optimised for exactly the active facts. For example, facts a, b, c of one slot are
+        written one after the other, with columns for {a}, {a, b} and {a, b, c}: reverting c leaves {a}, {a, b},
+        and restoring it brings the third column back. So the chains depend on which facts are active and which refits
+        are in force, and not on the way there. A chain is empty when no column is for exactly the active facts, as
+        after reverting a: the slot needs a new value.
         """
         wanted = {slot: frozenset(ids) for slot, ids in self.slots().items()}
         chains: dict[str, tuple[Column, ...]] = dict.fromkeys(wanted, ())
         grown: dict[str, list[Column]] = {slot: [] for slot in wanted}
+        # A column that is for a fact that is not active is passed over; the chain grows only up to a column that fits.
         for column in self.standing:
             active = wanted.get(column.slot)
             if active is not None and column.facts <= active:
@@ -158,7 +168,7 @@ class History:
         return chains
 
     def first_columns(self) -> dict[str, Column]:
-        """To every slot the first column ever written for it."""
+        """The first column ever written for each slot."""
         first: dict[str, Column] = {}
         for column in self.columns:
             first.setdefault(column.slot, column)
@@ -166,14 +176,14 @@ class History:
 
 
 def lives(entries: Iterable[Entry]) -> dict[str, FactLife]:
-    """Every fact ever written, by id, in ledger order; `StoreCorrupt` naming the entry that makes no sense."""
+    """Every fact ever written, by id, in ledger order; `StoreCorrupt` naming the entry that does not fit."""
     return dict(History.of(entries).facts)
 
 
 def step(
     facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]
 ) -> tuple[Changes, tuple[Column, ...]]:
-    """The facts an entry changes and the columns its record brings."""
+    """One step of the fold: the facts that an entry changes, as they are after it, and the columns of its record."""
     taken = STEPS.get(kind)
     if taken is None:
         raise StoreCorrupt(f"entry {seq} of kind {kind!r} was made by a newer version. Upgrade.")
@@ -186,7 +196,8 @@ def step(
 
 
 def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]) -> tuple[Column, ...]:
-    alone = [[fact["id"]] for fact in body["facts"]] if kind == "edit" else []  # entries of format 1 do not say
+    # Format 1 had a column for each fact of an edit and did not say so.
+    alone = [[fact["id"]] for fact in body["facts"]] if kind == "edit" else []
     columns = []
     for index, ids in enumerate(body.get("columns", alone)):
         slots = {facts[id].slot for id in ids}
@@ -199,7 +210,7 @@ def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[s
 def withdrawn_after(
     refits: Mapping[int, str], withdrawn: frozenset[int], seq: int, body: Mapping[str, Any]
 ) -> frozenset[int]:
-    """The refits not in force after an entry, which may withdraw some and reinstate others."""
+    """The seqs of the withdrawn refits after an entry, which may withdraw some and reinstate others."""
     try:
         gone, back = frozenset(body.get("withdrawn", ())), frozenset(body.get("reinstated", ()))
     except TypeError as error:
@@ -240,7 +251,7 @@ def _restored(facts: Mapping[str, FactLife], seq: int, ids: list[str]) -> Change
 
 
 def _superseded(facts: Mapping[str, FactLife], changed: Changes, ids: list[str], seq: int) -> Changes:
-    """The facts `ids` as superseded, each by the fact of its statement that is active now."""
+    """The facts `ids` marked as superseded, each by the active fact with the same statement."""
     taken = _taken(facts, ids)
     standing = {f.statement: f.id for f in {**facts, **changed}.values() if f.status == "active" and f.id not in taken}
     return {
@@ -306,7 +317,7 @@ def entry_called(entries: Sequence[Entry], ref: str) -> Entry | None:
 
 
 def tags_of(entries: Sequence[Entry]) -> dict[int, list[str]]:
-    """To every tagged seq its tags."""
+    """The tags of each tagged entry, by its seq."""
     tags: dict[int, list[str]] = {}
     for entry in entries:
         if entry.kind == "tag":

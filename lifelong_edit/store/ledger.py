@@ -20,14 +20,17 @@ from lifelong_edit.store.objects import is_digest
 from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, format_of, migrate
 
 GENESIS = "0" * 64
-"""What stands as the previous digest in the first entry, and as the head of an empty ledger."""
+"""The digest before the first entry, and the head of an empty ledger."""
 
 OWN_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('entries', 'requests')"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger. `digest` is the SHA-256 of the canonical JSON of `body`, which holds seq and prev."""
+    """One committed change. `digest` is the SHA-256 of the canonical JSON of `body`, which holds `seq` and `prev`.
+
+    `seq` counts from 0; `prev` is the digest of the entry before.
+    """
 
     seq: int
     digest: str
@@ -36,17 +39,17 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """What happened: ``init``, ``edit``, ``revert``, ..."""
+        """The kind of change: ``init``, ``edit``, ``revert``, ..."""
         return str(self.body["kind"])
 
     @property
     def time(self) -> str:
-        """When, in UTC."""
+        """The time of the commit, ISO 8601 in UTC."""
         return str(self.body["time"])
 
     @property
     def record(self) -> str | None:
-        """Digest of the record that holds the commit's delta; None when the weights did not change."""
+        """Digest of the record with the change of the weights; None when the weights did not change."""
         return self.body.get("record")
 
     @property
@@ -56,12 +59,12 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """The body as it is stored and hashed."""
+        """The canonical JSON of the body, as it is stored and hashed."""
         return canonical_json(self.body)
 
     @classmethod
     def after(cls, head: Entry | None, body: Mapping[str, Any]) -> Entry:
-        """The entry that follows `head`; `RequestError`, before anything is written, when `body` is not JSON."""
+        """The entry that follows `head`, or the first one; `RequestError` when `body` is not JSON."""
         seq, prev = (head.seq + 1, head.digest) if head else (0, GENESIS)
         try:
             plain = json.loads(canonical_json({**body, "seq": seq, "prev": prev}))
@@ -71,7 +74,7 @@ class Entry:
 
     @classmethod
     def from_row(cls, seq: int, digest: str, prev: str, text: str) -> Entry:
-        """The entry of a stored row; `StoreCorrupt` naming the seq when the row is not what its digest says."""
+        """The entry of a stored row; `StoreCorrupt` naming the seq when digest, seq, prev or body do not agree."""
         try:
             body = json.loads(text)
             sound = (
@@ -90,7 +93,7 @@ class Entry:
 
 
 def linked(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries, when they are a chain from the first on; otherwise `StoreCorrupt` naming the first break."""
+    """Check that each entry holds the digest of the one before it, and give them; `StoreCorrupt` naming the break."""
     chain: list[Entry] = []
     for seq, entry in enumerate(entries):
         if entry.seq != seq or entry.prev != (chain[-1].digest if chain else GENESIS):
@@ -102,7 +105,7 @@ def linked(entries: Iterable[Entry]) -> list[Entry]:
 
 
 class Ledger:
-    """Entries and request ids of one store. Every method raises a `StoreError` when SQLite fails.
+    """The entries and request ids of one store, in SQLite. Every method raises a `StoreError` when SQLite fails.
 
     `append` is the only way in; nothing is ever updated or deleted, and triggers in the file see to that.
     """
@@ -143,13 +146,13 @@ class Ledger:
 
     @property
     def format(self) -> int:
-        """The format of the file; only a reader meets another one than this version's."""
+        """The format of the file; a writer has migrated it, so only a reader meets an older one."""
         with sqlite_errors("reading", self.path):
             return format_of(self.db)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Whatever is read in this block is of one moment. Keep it short: until it ends no commit gets through."""
+        """Let everything that is read in this block be of one moment. Commits wait until it ends: keep it short."""
         with sqlite_errors("reading", self.path):
             self.db.execute("BEGIN")
             try:
@@ -188,21 +191,24 @@ class Ledger:
         error of the very commit leaves the outcome to be read from a reopened ledger.
         """
         with self._transaction():
+            # Read under SQLite's write lock: no other process can commit between this comparison and our own commit.
             head = self.head()
             if (head.digest if head else GENESIS) != expected_head:
                 raise StoreBusy(f"{self.path}: the head is no longer {expected_head[:12]}. Reopen the store and retry.")
             self._refuse_known(requests)
             entry = Entry.after(head, {**body, "kind": kind, "requests": dict(requests)})
+            # Only these four columns are stored; SQLite generates what people query from the body.
             self.db.execute(
                 "INSERT INTO entries (seq, digest, prev, body) VALUES (?, ?, ?, ?)",
                 [entry.seq, entry.digest, entry.prev, entry.text],
             )
+            # The ids stand in a table of their own so that a repeated request is found by its primary key.
             for id, content in requests.items():
                 self.db.execute("INSERT INTO requests (id, seq, content) VALUES (?, ?, ?)", [id, entry.seq, content])
         return entry
 
     def close(self) -> None:
-        """Give the file back; the ledger cannot be used afterwards."""
+        """Close the file; the ledger cannot be used afterwards."""
         self.db.close()
 
     def __enter__(self) -> Ledger:

@@ -46,7 +46,7 @@ class ObjectStore:
             return path.is_file() and not path.is_symlink()
 
     def put(self, data: bytes) -> str:
-        """Keep `data`, durable on return, and give its digest.
+        """Write `data` durably and return its digest.
 
         The write is never skipped: an object left by an interrupted process may not have reached the disk, and a
         damaged one is healed. Raises `StoreReadOnly` or `StoreError` naming the file.

@@ -1,4 +1,4 @@
-"""Records: what one commit did to the weights, as safetensors bytes that are a function of their content.
+"""Records: the change one commit made to the weights, as a safetensors file; equal content gives equal bytes.
 
 A file has one metadata key, ``record``, holding canonical JSON; its ``kind`` says how the tensors are read. The
 bytes of several metadata keys would depend on the order of a hash table. ``kernel`` is the first kind.
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 
 
 def encode(tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
-    """The file of these float64 tensors; the same content gives the same bytes.
+    """Write float64 tensors and JSON metadata as one safetensors file; the same content gives the same bytes.
 
     Raises `StoreError` for what `decode` would refuse: another dtype, a value that is not finite, a long header.
     """
@@ -40,7 +40,7 @@ def encode(tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Tensors and metadata of `encode`'s bytes; `StoreCorrupt` for any other.
+    """Read back the tensors and the metadata that `encode` wrote; `StoreCorrupt` for any other bytes.
 
     A long header is refused from the first eight bytes; repeated names, other dtypes, overlapping tensors and
     values that are not finite are refused before anything is computed with them.
@@ -88,13 +88,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Record(Protocol):
-    """What every kind of record offers the ledger; how it folds into weights is its kind's own affair."""
+    """What a store needs to know of a record, whatever its kind; how records become weights is up to the kind."""
 
     kind: ClassVar[str]
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """Ids of the facts that the commit writes or takes out."""
+        """Ids of the facts that the commit writes, takes out or restores."""
 
     def to_bytes(self) -> bytes:
         """The record as a file; `StoreError` when its tensors cannot be kept."""
@@ -102,9 +102,10 @@ class Record(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class KernelPart:
-    """One commit's share in one weight W [d_out, d_in]: W_after = W_before + left right'.
+    """The change one commit made to one weight W [d_out, d_in], in low rank: W_after = W_before + left right'.
 
-    The last four say what the edit's n facts are, and let any subset of them be rebuilt; a revert has none.
+    An edit also keeps the n columns it solved for, from which the weight can be rebuilt with any subset of them.
+    A revert that writes no values has none.
     """
 
     left: Array  # Y_t   [d_out, r]
@@ -115,11 +116,11 @@ class KernelPart:
     ridge: Array | None = None  # diagonal of Lambda  [n]
 
     def tensors(self) -> dict[str, Array]:
-        """The tensors that are set, by name."""
+        """The tensors that are present, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def fits(self, count: int) -> bool:
-        """Whether the shapes agree with each other and, in an edit's part, with `count` facts."""
+        """Whether the shapes agree with each other and, where there are columns, with `count` of them."""
         if self.left.ndim != 2 or self.right.ndim != 2:
             return False
         (d_out, rank), d_in = self.left.shape, self.right.shape[0]
@@ -130,9 +131,9 @@ class KernelPart:
 
 @dataclass(frozen=True, eq=False)
 class KernelRecord:
-    """A commit of the closed-form editors: per weight name a `KernelPart`.
+    """The record of a closed-form editor's commit: a `KernelPart` for each edited weight, by the weight's name.
 
-    `facts` are the ids of an edit's columns, or those a revert takes out. Raises `StoreError` on construction when
+    `facts` has one id for each column, or the ids that a revert takes out. Raises `StoreError` on construction when
     shapes do not agree or the parts are not alike.
     """
 
@@ -150,7 +151,7 @@ class KernelRecord:
 
     @property
     def is_edit(self) -> bool:
-        """Whether the record brings its facts, keys included; otherwise it is a delta only."""
+        """Whether the record has columns; otherwise it is only the change of the weights."""
         return all(part.keys is not None for part in self.parts.values())
 
     def to_bytes(self) -> bytes:
@@ -160,7 +161,7 @@ class KernelRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> KernelRecord:
-        """The record of a file; `StoreCorrupt` when it is none, or of another kind."""
+        """Read a kernel record; `StoreCorrupt` when the bytes are damaged or a record of another kind."""
         record = read_record(data)
         if not isinstance(record, cls):
             raise StoreCorrupt(f"a record of kind {record.kind!r} stands where {cls.kind!r} was expected.")
@@ -168,7 +169,7 @@ class KernelRecord:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> KernelRecord:
-        """The record of decoded tensors and metadata; `StoreCorrupt` when they do not make one."""
+        """Build the record from decoded tensors and metadata; `StoreCorrupt` when they do not fit together."""
         grouped: dict[str, dict[str, Array]] = {}
         for name, tensor in tensors.items():
             weight, _, key = name.rpartition("/")
@@ -188,7 +189,7 @@ RECORD_KINDS: Mapping[str, Callable[[Mapping[str, Array], Mapping[str, Any]], Re
 
 
 def read_record(data: bytes) -> Record:
-    """The record of a file, whatever its kind; `StoreCorrupt` when damaged or of a kind this version does not know."""
+    """Read a record of any kind; `StoreCorrupt` when it is damaged or of a kind this version does not know."""
     tensors, meta = decode(data)
     reader = RECORD_KINDS.get(str(meta.get("kind")))
     if reader is None:

@@ -164,17 +164,17 @@ FROM entries, json_each(entries.body, '$.drift') AS figure WHERE entries.kind = 
 
 STEPS = Migrations("lifelong-edit")
 NOTES = Migrations.migrations_table
-"""The table in which sqlite-utils notes the steps taken; the only one whose SQL is not ours."""
+"""The table in which sqlite-utils notes which steps were taken; the only table that this file does not define."""
 
 
 def format_of(db: Database) -> int:
-    """The format of the ledger; 0 when it has none yet."""
+    """The format of the ledger; 0 for a new file."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
 def migrate(db: Database) -> None:
-    """Take the steps that are missing, within the transaction that the caller began: all of them count, or none."""
+    """Bring the ledger to format `FORMAT`, within the transaction that the caller began: whole, or not at all."""
     STEPS.apply(db)
 
 

@@ -1,6 +1,7 @@
-"""A store: the places in its folder, the lock of its one writer, and the order in which a commit reaches the disk.
+"""A store: the paths in its folder, the lock of its single writer, and the order in which a commit reaches the disk.
 
-The lock is a convenience: that no commit is lost is the ledger's doing, which compares the head.
+The lock only saves a second writer from wasted work. What keeps two writers from losing a commit is the ledger, which
+refuses an entry that was not computed on its head.
 """
 
 from __future__ import annotations
@@ -29,33 +30,33 @@ class StoreLayout:
 
     @property
     def ledger(self) -> Path:
-        """The SQLite file that says what happened."""
+        """The SQLite file with the entries."""
         return self.root / "ledger.db"
 
     @property
     def lock(self) -> Path:
-        """The file a writer holds."""
+        """The file that a writer keeps locked."""
         return self.root / "lock"
 
     @property
     def objects(self) -> Path:
-        """Records, named by their SHA-256."""
+        """The folder of records, named by their SHA-256."""
         return self.root / "objects"
 
     @property
     def statistics(self) -> Path:
-        """Second moments, keyed by everything they depend on."""
+        """The folder of second moments of keys, named by their SHA-256; the first entry names those in use."""
         return self.root / "statistics"
 
     @property
     def cache(self) -> Path:
-        """What can be derived again; safe to delete at any time."""
+        """The folder of files that can be computed again; safe to delete at any time."""
         return self.root / "cache"
 
     def create(self) -> None:
-        """Make the folders, durably; `StoreError` when `root` holds anything that is not a store's.
+        """Make the folders, durably; `StoreError` when `root` holds anything that does not belong to a store.
 
-        What an interrupted `create` left is taken over.
+        It continues an interrupted `create`.
         """
         with disk_errors("creating", self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class WriterLock:
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
-        """Let the next writer in; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -179,7 +180,7 @@ class Store:
         requests: Mapping[str, str],
         expected_head: str,
     ) -> Entry:
-        """Make one change durable: the record first, then the ledger's entry, which alone makes it real.
+        """Commit one change durably: first its record, then its ledger entry, which is the commit point.
 
         Raises what `ObjectStore.put` and `Ledger.append` raise; the ledger is then as before, and a record without
         an entry is harmless. A store opened for reading raises `StoreReadOnly`. A `StoreError` that is neither that
@@ -198,7 +199,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Close the ledger, then let the next writer in."""
+        """Close the ledger, then release the writer's lock."""
         self._closed = True
         self.ledger.close()
         if self._lock is not None:
@@ -212,7 +213,7 @@ class Store:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk; `OSError` when that fails, which is never tried again."""
+    """Make the names in `folder` durable (fsync); `OSError` when that fails, after which a retry proves nothing."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What the ledger's entries name, what lies in the store's folder besides, and how that is cleared away."""
+"""Garbage collection: list and remove the files that no ledger entry needs, and those in the cache."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OWN_NAME = re.compile(rf"[0-9a-f]{{64}}\.(safetensors|partial)({TEMPORARY})?")
 
 @dataclass(frozen=True)
 class Stray:
-    """A file that no entry needs, and its size in bytes."""
+    """A file that no entry needs; `size` is in bytes."""
 
     path: Path
     size: int
 
 
 def named_records(entries: Iterable[Entry]) -> dict[str, int]:
-    """The digests of the records these entries name, each with the seq that names it first."""
+    """The digests of the entries' records, each with the seq of the first entry that names it."""
     named: dict[str, int] = {}
     for entry in entries:
         if entry.record is not None:
@@ -36,7 +36,7 @@ def named_records(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def named_statistics(entries: Iterable[Entry]) -> dict[str, int]:
-    """The digests of the second moments these entries pin, each with the seq that names it first."""
+    """The digests of the second moments the store is pinned to, each with the seq of the entry that names it."""
     named: dict[str, int] = {}
     for entry in entries:
         if entry.kind == "init":
@@ -49,7 +49,7 @@ def named_statistics(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def own_files(layout: StoreLayout) -> list[Path]:
-    """Every file below objects/ and statistics/ that is named as the store names its files; others are not ours."""
+    """Every file below objects/ and statistics/ whose name is one the store gives; others are never touched."""
     return [
         path
         for folder in (layout.objects, layout.statistics)
@@ -78,10 +78,10 @@ def list_strays(store: Store) -> tuple[Stray, ...]:
 
 
 def collect_garbage(store: Store) -> tuple[Stray, ...]:
-    """Remove what crashes and interrupted commits left in objects/ and statistics/, and tell what it was.
+    """Remove what crashes and interrupted commits left in objects/ and statistics/, and return the removed files.
 
-    Needs a store open for writing: under its lock nobody else is about to commit. What the ledger names as it is on
-    disk stays; a damaged ledger is `StoreCorrupt`, and nothing is removed. An interrupted call is just repeated.
+    Needs a store open for writing: under its lock nobody else is about to commit. What the ledger names
+    stays; a damaged ledger is `StoreCorrupt`, and nothing is removed. An interrupted call is just repeated.
     """
     store.check_writable()
     return _removed(list_strays(store))
@@ -93,7 +93,7 @@ def list_cache(store: Store) -> tuple[Stray, ...]:
 
 
 def clear_cache(store: Store) -> tuple[Stray, ...]:
-    """Remove every file in cache/, which can all be derived again; needs a store open for writing."""
+    """Remove every file in cache/, all of which can be computed again; needs a store open for writing."""
     store.check_writable()
     return _removed(list_cache(store))
 

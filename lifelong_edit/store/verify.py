@@ -1,6 +1,7 @@
-"""Whether a store is what its ledger says, and the ledger what its chain says. All is looked at, nothing changed.
+"""Verify a store without its model: the hash chain, the tables, every record and every pinned second moment.
 
-A function a kind of fault: each counts what it examined and says what is wrong with which.
+Nothing is changed. There is one function for each kind of fault; it returns how many things it examined, and a
+sentence about each that is wrong.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, named_statistics, own_files, strays
 
 Findings = tuple[int, list[str]]
+# The columns that SQLite generates from an entry's body.
 GENERATED = ("kind", "time", "actor", "reason", "method", "record", "weights")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of thing that was looked at: how many were examined, and what is wrong with which."""
+    """The result of one check: how many things it examined, and a sentence about each that is wrong."""
 
     name: str
     examined: int
@@ -37,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found in a store: its last sound entry's digest, what was checked, and files nobody needs."""
+    """The results of all checks; `head` is the digest of the last sound entry, `strays` are files no entry needs."""
 
     head: str
     checks: tuple[Check, ...]
@@ -45,7 +47,7 @@ class Inspection:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All that is wrong; empty for a sound store."""
+        """Everything that is wrong, a sentence each; empty for a sound store."""
         return tuple(problem for check in self.checks for problem in check.problems)
 
     def require_sound(self) -> None:
@@ -55,7 +57,7 @@ class Inspection:
 
 
 def inspect(store: Store, head: str | None = None) -> Inspection:
-    """Look at everything in the store that can be checked without the model; another process may go on writing.
+    """Check everything in the store that needs no model; another process may go on writing.
 
     `head` is a digest that was kept elsewhere: the entry that has it must still be there. Without one, a ledger whose
     last entries were cut off, or that was rewritten from some entry on, looks sound. Facts are not examined
@@ -84,7 +86,7 @@ def inspect(store: Store, head: str | None = None) -> Inspection:
 
 
 def _check(name: str, ledger: Ledger, examine: Callable[[], Findings]) -> Check:
-    """The findings; when looking itself fails, that is what is wrong."""
+    """Run one check; when reading fails, the error is what it found."""
     try:
         with sqlite_errors("reading", ledger.path):
             examined, problems = examine()
@@ -96,7 +98,7 @@ def _check(name: str, ledger: Ledger, examine: Callable[[], Findings]) -> Check:
 
 
 def _chain(ledger: Ledger) -> tuple[list[Entry], list[str]]:
-    """The entries that are what their digests say, and what is wrong with the others or with an entry's place."""
+    """The entries that have the digest of their body, and a sentence about each that has not or is out of place."""
     entries: list[Entry] = []
     problems: list[str] = []
     seq, digest = -1, GENESIS
@@ -126,7 +128,7 @@ def _body(ledger: Ledger, seq: int) -> str:
 
 
 def _database(db: Database) -> Findings:
-    """The file's pages and the rows that refer to others, as SQLite checks them."""
+    """SQLite's own checks of the file's pages and of the rows that refer to others."""
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     found = [text for (text,) in db.execute("PRAGMA integrity_check").fetchall() if text != "ok"]
     dangling = db.execute("PRAGMA foreign_key_check").fetchall()
@@ -137,7 +139,7 @@ def _database(db: Database) -> Findings:
 
 
 def _schema(ledger: Ledger) -> Findings:
-    """Tables, views and triggers against those of a new ledger of the same format."""
+    """Compare tables, views and triggers with those of a new ledger of the same format."""
     with fresh(ledger.format) as new:
         found, expected = _definitions(ledger.db), _definitions(new)
     return len(expected), [
@@ -152,14 +154,14 @@ def _schema(ledger: Ledger) -> Findings:
 
 
 def _definitions(db: Database) -> dict[tuple[str, str], tuple[str, str | None]]:
-    """What the file defines, but for the notes on migrations, which are sqlite-utils' own."""
+    """The SQL of each table, view, trigger and index, without the table in which sqlite-utils notes migrations."""
     rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
     notes = {("table", NOTES), ("index", NOTES)}
     return {(kind, name): (table, sql) for kind, name, table, sql in rows if (kind, table) not in notes}
 
 
 def _columns(db: Database, entries: Sequence[Entry]) -> Findings:
-    """What SQL users read of an entry against its body."""
+    """Compare the generated columns, which SQL users read, with the bodies."""
     problems = []
     for entry in entries:
         row = db.execute(
@@ -176,7 +178,7 @@ def _as_column(value: Any) -> str | None:
 
 
 def _requests(db: Database, entries: Sequence[Entry]) -> Findings:
-    """The request ids against those in the bodies; ids of a damaged entry cannot be judged."""
+    """Compare the table of request ids with the bodies; ids of a damaged entry cannot be judged."""
     sound = {entry.seq for entry in entries}
     rows = db.execute("SELECT id, seq, content FROM requests").fetchall()
     found = {(id, seq, content) for id, seq, content in rows if seq in sound}
@@ -191,7 +193,7 @@ def _requests(db: Database, entries: Sequence[Entry]) -> Findings:
 
 
 def _facts(ledger: Ledger, entries: Sequence[Entry]) -> Findings:
-    """What SQL users read of facts against what the history tells; older formats show less of them."""
+    """Compare the view of facts, which SQL users read, with the history; in older formats it has fewer columns."""
     cursor = ledger.db.execute("SELECT * FROM facts")
     names = [name for name, *_ in cursor.description]
     shown = {row.get("id"): row for row in (dict(zip(names, values, strict=True)) for values in cursor.fetchall())}
@@ -212,7 +214,7 @@ def _shown(fact: FactLife) -> dict[str, Any]:
 
 
 def _records(objects: ObjectStore, entries: Sequence[Entry]) -> Findings:
-    """Every record is there, has the bytes it is named by, can be read, and is of the facts its entry names."""
+    """Check that every record exists, has the bytes it is named by, can be read, and is of its entry's facts."""
     examined, problems = 0, []
     for entry in entries:
         if entry.record is not None:
@@ -226,7 +228,7 @@ def _records(objects: ObjectStore, entries: Sequence[Entry]) -> Findings:
 
 
 def _fits(record: Record, entry: Entry) -> bool:
-    """Whether the record's facts stand in the entry's columns, or are its new ones, or those it takes out or back."""
+    """Whether the record's facts are those of the entry's columns, its new ones, or those it takes out or restores."""
     body = entry.body
     try:
         if "columns" in body:
@@ -241,7 +243,7 @@ def _fits(record: Record, entry: Entry) -> bool:
 
 
 def _statistics(objects: ObjectStore, entries: Sequence[Entry]) -> Findings:
-    """The second moments the store is pinned to are there and have the bytes they are named by."""
+    """Check that the second moments the store is pinned to exist and have the bytes they are named by."""
     named, problems = named_statistics(entries), []
     for digest, seq in named.items():
         try:
@@ -252,7 +254,7 @@ def _statistics(objects: ObjectStore, entries: Sequence[Entry]) -> Findings:
 
 
 def _head(entries: Sequence[Entry], wanted: str | None) -> Findings:
-    """The entry whose digest was kept elsewhere is still there; nothing is examined when none was kept."""
+    """Check that the entry whose digest was kept elsewhere is still there; without a digest nothing is examined."""
     if wanted is None:
         return 0, []
     if wanted == GENESIS or any(entry.digest == wanted for entry in entries):
