@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lifelong_edit.editing.settings import EditorSettings
     from lifelong_edit.engine import Commit, LifelongEditor
-    from lifelong_edit.engine.budget import Budget
+    from lifelong_edit.engine.change.budget import Budget
     from lifelong_edit.facts import EditRequest
     from lifelong_edit.tracking.health import HealthLimits
     from lifelong_edit.tracking.watch import Watch
 
 _HOMES = {
-    "Budget": "lifelong_edit.engine.budget",
+    "Budget": "lifelong_edit.engine.change.budget",
     "Commit": "lifelong_edit.engine",
     "EditRequest": "lifelong_edit.facts",
     "EditorSettings": "lifelong_edit.editing.settings",

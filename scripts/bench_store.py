@@ -29,8 +29,8 @@ from transformers.utils import logging as transformers_logging
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import Targets, optimise_targets
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change import plan
-from lifelong_edit.engine.verbs import revert_body
+from lifelong_edit.engine.change.bodies import revert_body
+from lifelong_edit.engine.change.plan import plan
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.world.generator import BUNDLED_SEED, World

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from lifelong_edit.editing.statistics import StatisticsSettings
-from lifelong_edit.engine.moments import beside_model, collected_moments
+from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint

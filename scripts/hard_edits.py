@@ -31,7 +31,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.budget import Budget, OnRed
+from lifelong_edit.engine.change.budget import Budget, OnRed
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.health import Band

@@ -38,10 +38,10 @@ from lifelong_edit.algebra.system import solve_whole
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change import Change, plan
-from lifelong_edit.engine.layers import EditedLayer
-from lifelong_edit.engine.radius import predicted
-from lifelong_edit.engine.verbs import revert_body
+from lifelong_edit.engine.change.bodies import revert_body
+from lifelong_edit.engine.change.plan import Change, plan
+from lifelong_edit.engine.inspect.blast_radius import predicted
+from lifelong_edit.engine.state.layers import EditedLayer
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.scores import Score, score_continuations

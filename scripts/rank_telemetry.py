@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.forgotten import _without
-from lifelong_edit.engine.measuring import EFFICACY
+from lifelong_edit.engine.inspect.forgotten import _without
+from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.scores import score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
-from lifelong_edit.engine.moments import beside_model, moment_bytes, read_moment, read_texts, shipped_moments
+from lifelong_edit.engine.state.second_moments import (
+    beside_model,
+    moment_bytes,
+    read_moment,
+    read_texts,
+    shipped_moments,
+)
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.store.records import encode
 

@@ -10,7 +10,7 @@ import pytest
 from hard_edits import Candidate, Trial
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.budget import Budget
+from lifelong_edit.engine.change.budget import Budget
 from lifelong_edit.errors import HealthStop
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.health import HealthLimits, Limit

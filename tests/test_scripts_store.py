@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change import Change
+from lifelong_edit.engine.change.plan import Change
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.world.generator import BUNDLED_SEED, World

@@ -71,7 +71,7 @@ def restore(
 
 def _foretell(names: list[str], store: Path, as_json: bool) -> None:
     """What `restore` would make active and superseded, from the ledger alone."""
-    from lifelong_edit.engine.verbs import changed_facts, restore_body
+    from lifelong_edit.engine.change.bodies import changed_facts, restore_body
 
     with past(store) as seen:
         body = restore_body(seen.history, names)

@@ -12,9 +12,9 @@ from lifelong_edit.cli.telling import told_facts
 from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:
-    from lifelong_edit.engine.blame import Blame
-    from lifelong_edit.engine.forgotten import Forgotten
-    from lifelong_edit.engine.views import Diff
+    from lifelong_edit.engine.inspect.blame import Blame
+    from lifelong_edit.engine.inspect.forgotten import Forgotten
+    from lifelong_edit.engine.inspect.views import Diff
 
 
 def diff(

@@ -79,7 +79,7 @@ def stats(
 
     Example: lifelong-edit stats --model checkpoints/tiny-world
     """
-    from lifelong_edit.engine.moments import beside_model, collected_moments
+    from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
     from lifelong_edit.store.objects import replace_file
@@ -125,7 +125,7 @@ def _settings(choices: dict[str, Any]) -> EditorSettings:
 
 
 def _texts(path: Path | None) -> Sequence[str] | None:
-    from lifelong_edit.engine.moments import read_texts
+    from lifelong_edit.engine.state.second_moments import read_texts
 
     return None if path is None else read_texts(path)
 
@@ -141,7 +141,7 @@ def _foretell(
     as_json: bool,
 ) -> None:
     """Everything `init` checks before it makes a store."""
-    from lifelong_edit.engine.moments import shipped_moments
+    from lifelong_edit.engine.state.second_moments import shipped_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
     from lifelong_edit.tracking.watch import Watched
@@ -163,7 +163,7 @@ def _foretell(
 
 def _show(folder: Path, base: str, as_json: bool) -> None:
     """The second moments in a folder, and whether they are of this model."""
-    from lifelong_edit.engine.moments import beside_model, read_moment
+    from lifelong_edit.engine.state.second_moments import beside_model, read_moment
 
     found = []
     for path in sorted(beside_model(folder, 0).parent.glob("layer-*.safetensors")):

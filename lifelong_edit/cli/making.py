@@ -22,7 +22,7 @@ from lifelong_edit.datasets.jsonl import (
 from lifelong_edit.errors import RequestError
 
 if TYPE_CHECKING:
-    from lifelong_edit.engine.budget import Budget
+    from lifelong_edit.engine.change.budget import Budget
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what it would do, as plan does; write nothing.")]
 Every = Annotated[
@@ -160,7 +160,7 @@ def protect(
 
 def budget(every: str | None, on_red: options.Red | None, halving: bool = True) -> Budget | None:
     """The health budget that was asked for, if one was."""
-    from lifelong_edit.engine.budget import Budget
+    from lifelong_edit.engine.change.budget import Budget
 
     if on_red == options.Red.halve and not halving:
         raise RequestError("Only stream tries a batch in halves. Use stream, or --on-red stop.")

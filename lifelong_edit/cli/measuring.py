@@ -14,8 +14,8 @@ from lifelong_edit.errors import RequestError
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Commit, Reader
-    from lifelong_edit.engine.evaluating import Scored
-    from lifelong_edit.engine.measuring import Scope
+    from lifelong_edit.engine.estimate.evaluate import Scored
+    from lifelong_edit.engine.measure.scores import Scope
 
 Metrics = Annotated[
     list[str] | None, typer.Option("--metric", help="What is asked, as rewrite/argmax; repeat it for several.")
@@ -107,7 +107,7 @@ def calibrate(
     Example: lifelong-edit calibrate harmless.jsonl --model checkpoints/tiny-world
     """
     from lifelong_edit.datasets.jsonl import load_requests
-    from lifelong_edit.engine.evaluating import preview_calibrate
+    from lifelong_edit.engine.estimate.evaluate import preview_calibrate
 
     requests = load_requests(source)
     if dry_run:
@@ -137,7 +137,7 @@ def relax(
 
     Example: lifelong-edit relax --model checkpoints/tiny-world --dry-run
     """
-    from lifelong_edit.engine.evaluating import preview_relax
+    from lifelong_edit.engine.estimate.evaluate import preview_relax
 
     if dry_run:
         with opening.reader(store, model, dtype, device) as reader:
@@ -162,7 +162,7 @@ def repair(
 
     Example: lifelong-edit repair --model checkpoints/tiny-world --dry-run
     """
-    from lifelong_edit.engine.evaluating import preview_repair
+    from lifelong_edit.engine.estimate.evaluate import preview_repair
 
     if dry_run:
         with opening.reader(store, model, dtype, device) as reader:
@@ -172,7 +172,7 @@ def repair(
 
 
 def _scope(newest: bool, oldest: int, sample: int, flagged: int) -> Scope:
-    from lifelong_edit.engine.measuring import Scope
+    from lifelong_edit.engine.measure.scores import Scope
 
     return Scope(newest, oldest, sample, flagged)
 
@@ -189,7 +189,7 @@ def _harness(reader: Reader, folder: Path, tasks: list[str], limit: int | None) 
 def _tell_scores(
     reader: Reader, metrics: list[str], scope: Scope, tasks: dict[str, dict[str, float | None]], as_json: bool
 ) -> None:
-    from lifelong_edit.engine.evaluating import evaluate as scored
+    from lifelong_edit.engine.estimate.evaluate import evaluate as scored
 
     found: list[Scored] = scored(reader, metrics, scope)
     rows = [[one.metric, one.group, one.facts, _number(one.base), _number(one.now)] for one in found]

@@ -14,8 +14,8 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.store.history import fact_named
 
 if TYPE_CHECKING:
-    from lifelong_edit.engine.forecast import Cost
-    from lifelong_edit.engine.preview import Preview
+    from lifelong_edit.engine.estimate.forecast import Cost
+    from lifelong_edit.engine.estimate.preview import Preview
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -59,8 +59,8 @@ def foretell(
 ) -> None:
     """Print the preview of a source; `RequestError` when rows of it are bad."""
     from lifelong_edit.datasets.jsonl import micro_batches, open_source, source_name
-    from lifelong_edit.engine.preview import preview
-    from lifelong_edit.engine.sources import survey
+    from lifelong_edit.engine.estimate.preview import preview
+    from lifelong_edit.engine.estimate.sources import survey
 
     name = source_name(source)
     with open_source(source) as lines:
@@ -88,8 +88,8 @@ def foretell_one(
 ) -> None:
     """Print the preview of another target for an active fact."""
     from lifelong_edit.datasets.jsonl import SourcedRequest
-    from lifelong_edit.engine.preview import preview
-    from lifelong_edit.engine.sources import Survey
+    from lifelong_edit.engine.estimate.preview import preview
+    from lifelong_edit.engine.estimate.sources import Survey
     from lifelong_edit.facts import EditRequest
 
     with opening.reader(store, model, dtype, device) as reader:

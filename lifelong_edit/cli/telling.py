@@ -12,7 +12,7 @@ from lifelong_edit.store import Entry, FactLife
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Commit
-    from lifelong_edit.engine.radius import BlastRadius, Shift
+    from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
 
 EFFICACY = "rewrite/argmax"
 TOP = 10  # facts that a text shows of many

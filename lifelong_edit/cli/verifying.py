@@ -12,7 +12,7 @@ from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.store import Inspection, Store, inspect
 
 if TYPE_CHECKING:
-    from lifelong_edit.engine.audit import Audit
+    from lifelong_edit.engine.inspect.verify import Audit
 
 
 def verify(

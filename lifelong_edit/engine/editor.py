@@ -11,15 +11,16 @@ import torch
 
 from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine import streaming, verbs
-from lifelong_edit.engine.budget import Budget, OnRed, check
-from lifelong_edit.engine.change import plan
-from lifelong_edit.engine.commit import Commit, commit, commit_measured, described
-from lifelong_edit.engine.founding import Model, found, opened
-from lifelong_edit.engine.intake import take_in
+from lifelong_edit.engine.change import bodies as verbs
+from lifelong_edit.engine.change import stream as streaming
+from lifelong_edit.engine.change.budget import Budget, OnRed, check
+from lifelong_edit.engine.change.commit import Commit, commit, commit_measured, described
+from lifelong_edit.engine.change.plan import plan
+from lifelong_edit.engine.change.validate import take_in
+from lifelong_edit.engine.inspect.blast_radius import predicted
 from lifelong_edit.engine.keeper import Keeper
-from lifelong_edit.engine.moments import Progress
-from lifelong_edit.engine.radius import predicted
+from lifelong_edit.engine.state.create import Model, found, opened
+from lifelong_edit.engine.state.second_moments import Progress
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store.history import fact_named

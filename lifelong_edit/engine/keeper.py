@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lifelong_edit.engine.budget import Budget, check
-from lifelong_edit.engine.calibrating import noise_of
-from lifelong_edit.engine.change import Change
-from lifelong_edit.engine.commit import Commit, commit, described
-from lifelong_edit.engine.measuring import EFFICACY, Scope, scored, scores_body
-from lifelong_edit.engine.provenance import signed
+from lifelong_edit.engine.change.budget import Budget, check
+from lifelong_edit.engine.change.commit import Commit, commit, described
+from lifelong_edit.engine.change.plan import Change
+from lifelong_edit.engine.change.refit import HALVINGS, Effect, improves, relaxed, repaired, weighed
+from lifelong_edit.engine.measure.noise import noise_of
+from lifelong_edit.engine.measure.scores import EFFICACY, Scope, scored, scores_body
+from lifelong_edit.engine.measure.vital_signs import drift_row, drift_rows, task_rows
 from lifelong_edit.engine.reader import Reader
-from lifelong_edit.engine.refit import HALVINGS, Effect, improves, relaxed, repaired, weighed
-from lifelong_edit.engine.vitals import drift_row, drift_rows, task_rows
+from lifelong_edit.engine.state.provenance import signed
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
 from lifelong_edit.store.history import check_tag

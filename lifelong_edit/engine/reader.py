@@ -11,17 +11,17 @@ from transformers import PreTrainedModel
 
 from lifelong_edit.algebra.telemetry import Telemetry
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine.audit import Audit, audit
-from lifelong_edit.engine.blame import Blame, blame
-from lifelong_edit.engine.budget import health
-from lifelong_edit.engine.doctor import Finding, examine
-from lifelong_edit.engine.forgotten import Forgotten, forgotten
-from lifelong_edit.engine.founding import Model, opened
-from lifelong_edit.engine.measuring import EFFICACY, Scope, measurements, scored
-from lifelong_edit.engine.moments import Progress
-from lifelong_edit.engine.readout import at_risk, read_out, residuals
-from lifelong_edit.engine.session import Observer, Session
-from lifelong_edit.engine.views import Diff, View, difference, view_at
+from lifelong_edit.engine.change.budget import health
+from lifelong_edit.engine.inspect.blame import Blame, blame
+from lifelong_edit.engine.inspect.doctor import Finding, examine
+from lifelong_edit.engine.inspect.forgotten import Forgotten, forgotten
+from lifelong_edit.engine.inspect.verify import Audit, audit
+from lifelong_edit.engine.inspect.views import Diff, View, difference, view_at
+from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored
+from lifelong_edit.engine.measure.telemetry import at_risk, read_out, residuals
+from lifelong_edit.engine.state.create import Model, opened
+from lifelong_edit.engine.state.second_moments import Progress
+from lifelong_edit.engine.state.session import Observer, Session
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
 from lifelong_edit.tracking.figures import Figure

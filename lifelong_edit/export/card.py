@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
-from lifelong_edit.engine.views import View
 from lifelong_edit.store import FactLife
 
 LISTED = 200  # facts that a model card lists; all are in edits.jsonl

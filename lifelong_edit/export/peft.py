@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
-from lifelong_edit.engine.views import View
 from lifelong_edit.errors import RequestError
 from lifelong_edit.export.card import EDITS, edits_jsonl, model_card, origin
 from lifelong_edit.export.placing import placed, size_of

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from lifelong_edit.engine.measuring import EFFICACY
+from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.errors import RequestError
 from lifelong_edit.report.trackers import numbers_of
 from lifelong_edit.store import Entry, History

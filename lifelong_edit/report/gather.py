@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifelong_edit.engine import Reader
-from lifelong_edit.engine.budget import default_limits
-from lifelong_edit.engine.measuring import EFFICACY, measurements
+from lifelong_edit.engine.change.budget import default_limits
+from lifelong_edit.engine.measure.scores import EFFICACY, measurements
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.tracking.health import HealthLimits
 from lifelong_edit.tracking.retention import Forgotten, Measured, RetentionMatrix, forgetting_curve, series

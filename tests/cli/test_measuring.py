@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.engine.measuring import EFFICACY
+from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.facts import EditRequest
 from tests.cli.conftest import Place, write_requests
 from tests.samples import REQUESTS, TEXT

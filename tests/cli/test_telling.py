@@ -10,7 +10,7 @@ import pytest
 from lifelong_edit.cli.output import jsonable
 from lifelong_edit.cli.telling import TOP, commit_document, commit_line, commit_text, summary, told_facts
 from lifelong_edit.engine import Commit
-from lifelong_edit.engine.radius import BlastRadius, Shift
+from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.tracking.scores import Score
 

@@ -17,7 +17,7 @@ from lifelong_edit.editing.statistics import (
     digest_of,
     statistics_key,
 )
-from lifelong_edit.engine.moments import collected_moments
+from lifelong_edit.engine.state.second_moments import collected_moments
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
@@ -83,7 +83,7 @@ def test_resuming_equals_an_uninterrupted_run_bit_for_bit(editable: EditableMode
 def test_an_interrupted_collection_goes_on_from_its_file(
     editable: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.moments.PASSES_PER_SAVE", 1)
+    monkeypatch.setattr("lifelong_edit.engine.state.second_moments.PASSES_PER_SAVE", 1)
     told: list[int] = []
 
     def interrupt(tokens: int, _wanted: int) -> None:

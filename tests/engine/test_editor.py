@@ -15,7 +15,7 @@ from lifelong_edit.algebra.objective import Memory, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.frozen import FrozenRows
 from lifelong_edit.engine import Commit, LifelongEditor
-from lifelong_edit.engine.moments import beside_model, moment_bytes, read_moment
+from lifelong_edit.engine.state.second_moments import beside_model, moment_bytes, read_moment
 from lifelong_edit.errors import ModelError, ModelMismatch, RequestError, SolveError, StoreError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel

@@ -17,8 +17,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from lifelong_edit.engine import LifelongEditor, audit, commit
-from lifelong_edit.engine.probes import REFUSAL, WARNING, probe_distance
+from lifelong_edit.engine import LifelongEditor
+from lifelong_edit.engine.change import commit
+from lifelong_edit.engine.inspect import verify as audit
+from lifelong_edit.engine.state.probes import REFUSAL, WARNING, probe_distance
 from lifelong_edit.errors import ModelMismatch
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint

@@ -25,7 +25,7 @@ from lifelong_edit.editing.frozen import FrozenRows
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import Targets
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.moments import beside_model, moment_bytes
+from lifelong_edit.engine.state.second_moments import beside_model, moment_bytes
 from lifelong_edit.errors import ModelError, SolveError
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import Seen

@@ -19,7 +19,7 @@ from lifelong_edit.algebra.columns import Columns
 from lifelong_edit.algebra.objective import Memory, append, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.layers import weights_digest
+from lifelong_edit.engine.state.layers import weights_digest
 from tests.reliability.engines import base_model
 from tests.reliability.syscalls import ROOT
 from tests.samples import REQUESTS, new_editor

@@ -11,7 +11,7 @@ import pytest
 from sqlite_utils import Database
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.measuring import EFFICACY
+from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.report.browse import NAME, QUERIES, TABLES, metadata, write_browsable

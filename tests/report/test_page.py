@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.budget import Budget
-from lifelong_edit.engine.measuring import EFFICACY
+from lifelong_edit.engine.change.budget import Budget
+from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.report.gather import gather
 from lifelong_edit.report.page import PARTS, render, write_report
 from lifelong_edit.tracking.health import SIGNS
+from tests.engine.change.test_budget import ANYTHING
 from tests.engine.editors import edited, lived_in
-from tests.engine.test_budget import ANYTHING
 
 HOSTILE = EditRequest("{} was <b>born</b> in", "<script>alert(1)</script>", "Oran\u2028</script>", id="hostile")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]

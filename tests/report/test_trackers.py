@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.engine.budget import Budget
-from lifelong_edit.engine.measuring import EFFICACY
+from lifelong_edit.engine.change.budget import Budget
+from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.report.trackers import log_to, numbers_of
+from tests.engine.change.test_budget import ANYTHING
 from tests.engine.editors import BATCHES, edited
-from tests.engine.test_budget import ANYTHING
 
 
 class Run:

@@ -1,0 +1,121 @@
+"""The health budget: what a stream may cost, read on the weights an edit would lead to before it is committed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Literal
+
+from lifelong_edit.engine.change.plan import Change
+from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored, scores_body
+from lifelong_edit.engine.measure.telemetry import at_risk, read_out, telemetry_body
+from lifelong_edit.engine.measure.vital_signs import vital_signs, watched
+from lifelong_edit.engine.state.session import Session
+from lifelong_edit.errors import HealthStop, RequestError
+from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.tracking.figures import Figure
+from lifelong_edit.tracking.health import SIGNS, Band, Health, HealthLimits, Reading, judge
+
+
+class OnRed(str, Enum):
+    """What to do when an edit would be over a red limit: commit and warn, refuse it, or try it in halves."""
+
+    warn = "warn"
+    stop = "stop"
+    halve = "halve"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to read the vital signs, on which facts, against which limits, and what to do then.
+
+    They are read every `every` edits, or with "log" at the edits 1, 2, 3, 4, 6, 8, 12, ... of a store. `metrics` are
+    asked of the facts in `scope`. Without `limits`, the defaults, widened to what can be told from noise.
+    """
+
+    every: int | Literal["log"] = 5
+    on_red: OnRed = OnRed.stop
+    limits: HealthLimits | None = None
+    scope: Scope = field(default_factory=Scope)
+    metrics: tuple[str, ...] = (EFFICACY,)
+
+    def __post_init__(self) -> None:
+        if self.every != "log" and (not isinstance(self.every, int) or self.every < 1):
+            raise RequestError(f"every is a number of edits from 1 on, or 'log', not {self.every!r}.")
+        object.__setattr__(self, "on_red", OnRed(self.on_red))
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys((EFFICACY, *self.metrics))))
+
+    def due(self, entries: Iterable[Entry]) -> bool:
+        """Whether the next edit is to be read: so many edits after the last that was."""
+        edits = [entry for entry in entries if entry.kind in EDITS]
+        last = max((number for number, entry in enumerate(edits, start=1) if "vital" in entry.body), default=0)
+        number = len(edits) + 1
+        return _octave(number) > _octave(last) if self.every == "log" else number - last >= self.every
+
+
+def readings(entries: Iterable[Entry]) -> list[Reading]:
+    """The vital signs in the ledger, in time."""
+    return [Reading(e.body["vital"]["facts"], e.body["vital"]["signs"]) for e in entries if "vital" in e.body]
+
+
+def health(session: Session, limits: HealthLimits | None = None) -> Health:
+    """How the store fares by its newest readings."""
+    return judge(readings(session.head.entries), limits or default_limits(session))
+
+
+def default_limits(session: Session) -> HealthLimits:
+    """The default limits, none closer than noise: that of the watched facts' number, and that of harmless edits."""
+    own = watched(session)
+    noise = dict(own.noise()) if own else {}
+    calibrated = [entry.body["noise"] for entry in session.head.entries if "noise" in entry.body]
+    for name, value in (calibrated[-1] if calibrated else {}).items():
+        noise[name] = max(value, noise.get(name, 0.0))
+    return HealthLimits().widened(noise)
+
+
+def check(session: Session, change: Change, budget: Budget) -> dict[str, Any]:
+    """What the entry's body is to say of the vital signs after this change; `HealthStop` when it may not be committed.
+
+    The old facts that are asked about on the way go into `scores`, so retention is measured on the same schedule.
+    """
+    read = read_out(session, change.layers)
+    facts = replace(budget.scope, newest=True).of(
+        list(change.history.active.values()),
+        session.settings.seed + session.head.last.seq,
+        at_risk(change.history, change.layers, read),
+    )
+    signs = vital_signs(session, change.layers, read)
+    with session.editable.rewritten({n: layer.weight for n, layer in change.layers.items()}):
+        figures = scored(session, facts, budget.metrics)
+    signs["forgetting"] = _forgetting(session, facts, figures[EFFICACY])
+    reading = Reading(len(change.history.active), signs)
+    judged = judge([*readings(session.head.entries), reading], budget.limits or default_limits(session))
+    if judged.band == Band.red and budget.on_red != OnRed.warn:
+        raise HealthStop(f"{_told(judged)} Nothing was committed. Revert edits, or raise the limit.")
+    if judged.band != Band.green:
+        warnings.warn(_told(judged), stacklevel=5)
+    about = {"telemetry": telemetry_body(change, read), "vital": {"facts": reading.facts, "signs": signs}}
+    return {**scores_body(facts, figures), **about}
+
+
+def _forgetting(session: Session, facts: Sequence[FactLife], figure: Figure) -> float:
+    """The share of those of the facts that were said right after their edit which are said no longer."""
+    learnt = {m.fact for m in measurements(session.head.entries, EFFICACY) if m.seq == m.cohort and m.value == 1.0}
+    scores = [score or 0.0 for fact, score in zip(facts, figure.each, strict=True) if fact.id in learnt]
+    return 1 - sum(scores) / len(scores) if scores else 0.0
+
+
+def _octave(number: int) -> int:
+    """Which half octave an edit's number is in: 1, 2, 3, 4, 6, 8, 12, ... begin one."""
+    return sum(number >= start for k in range(number.bit_length()) for start in {2**k, 3 * 2**k // 2})
+
+
+def _told(judged: Health) -> str:
+    """The worst sign in words."""
+    sign = judged.signs[0]
+    limit = sign.limit.red if sign.band == Band.red else sign.limit.amber
+    left = "" if judged.edits_left is None else f" At the present rate {judged.edits_left} edits are left."
+    read = f"{sign.name} is {sign.value:.3f}, the limit {limit:.3f}"
+    return f"Health is {judged.band.name}: {read} ({SIGNS[sign.name]}).{left}"

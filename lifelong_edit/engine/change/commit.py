@@ -1,0 +1,94 @@
+"""Making a change durable, then live: record, ledger entry, weights in memory, in this order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lifelong_edit.engine.change.bodies import changed_facts
+from lifelong_edit.engine.change.plan import Change
+from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted, target_scores
+from lifelong_edit.engine.measure.scores import EFFICACY, scored, scores_body
+from lifelong_edit.engine.measure.telemetry import read_out, telemetry_body
+from lifelong_edit.engine.state.layers import survived
+from lifelong_edit.engine.state.library import record_of
+from lifelong_edit.engine.state.session import Session, digest_of
+from lifelong_edit.store import EDITS, Entry, FactLife
+
+SURVIVAL_WARNING = 0.9
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a change did, or with `entry` None what it would do.
+
+    `facts` are those it is about; `superseded` and `restored` those that went and came back with them; `rewritten`
+    those for whose slot a value had to be optimised anew. `skipped` are ids of requests that were known already.
+    `survived` is, to each edited weight, the share of its delta that the cast to the live dtype kept. A refit has its
+    `effect`: figures before and after.
+    """
+
+    entry: Entry | None
+    facts: tuple[FactLife, ...] = ()
+    skipped: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
+    survived: Mapping[str, float] | None = None
+    radius: BlastRadius | None = None
+    effect: Mapping[str, tuple[float, float]] | None = None
+
+    @property
+    def requests(self) -> int:
+        """How many requests of a stream it took in, new ones and known ones; a refit none."""
+        return 0 if self.effect else len(self.facts) + len(self.skipped)
+
+
+def commit(session: Session, change: Change, requests: Mapping[str, str], skipped: tuple[str, ...] = ()) -> Commit:
+    """Commit a change. `requests` are its idempotency keys: id and content digest. An edit says how it took."""
+    editable, head = session.editable, session.head
+    live = {n: editable.cast(n, layer.weight) for n, layer in change.layers.items()}  # refuses what is not finite
+    kept = {
+        layer.name: survived(layer.base, head.layers[n].weight, layer.weight, editable.weight(n).cpu(), live[n].cpu())
+        for n, layer in change.layers.items()
+    }
+    body = {**change.body, "weights": digest_of(change.layers), "survived": kept}
+    about = changed_facts(change.history, body)
+    if change.kind in EDITS and "scores" not in body:
+        with editable.rewritten(live):
+            body |= scores_body(about, scored(session, about, (EFFICACY,)))
+    if "telemetry" not in body:
+        body["telemetry"] = telemetry_body(change, read_out(session, change.layers))
+    record = record_of(change.deltas, change.columns, [fact.id for fact in about])
+    entry = session.store.commit(change.kind, body, record.to_bytes(), requests, head.last.digest)
+    editable.set_weights(live)
+    session.advance(entry, change.columns, change.history, change.layers)
+    if min(kept.values()) < SURVIVAL_WARNING:
+        warnings.warn(
+            f"Only {min(kept.values()):.0%} of the edit survived the cast to {editable.dtype}. "
+            "Open the model in float32, and cast when exporting.",
+            stacklevel=4,
+        )
+    return replace(described(change), entry=entry, skipped=skipped, survived=kept)
+
+
+def described(change: Change, radius: BlastRadius | None = None) -> Commit:
+    """The change as a commit that is not made."""
+    return Commit(
+        entry=None,
+        radius=radius,
+        facts=changed_facts(change.history, change.body),
+        superseded=tuple(change.body.get("superseded", ())),
+        restored=tuple(change.body.get("restored", ())),
+        rewritten=change.rewritten,
+    )
+
+
+def commit_measured(session: Session, change: Change, count: int) -> Commit:
+    """Commit a change, with its blast radius; the `count` most affected facts are measured before and after."""
+    radius = predicted(session, change)
+    asked = radius.shifts[:count]
+    before = target_scores(session, asked)
+    done = commit(session, change, {})
+    return replace(done, radius=radius.with_scores(before, target_scores(session, asked)))

@@ -1,0 +1,1 @@
+"""What would be so, worked out before anything is touched."""

@@ -1,0 +1,1 @@
+"""Questions about a store that change nothing."""

@@ -1,0 +1,1 @@
+"""What the edits did to the model, in figures."""

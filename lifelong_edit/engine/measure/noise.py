@@ -1,0 +1,33 @@
+"""What edits that are known to be harmless do to the vital signs: the noise that no limit of health may be within."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lifelong_edit.engine.change.plan import plan
+from lifelong_edit.engine.change.validate import take_in
+from lifelong_edit.engine.measure.telemetry import read_out
+from lifelong_edit.engine.measure.vital_signs import vital_signs
+from lifelong_edit.engine.state.provenance import signed
+from lifelong_edit.engine.state.session import Session
+from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
+
+METHOD = "memit"
+
+
+def noise_of(session: Session, harmless: Sequence[EditRequest]) -> dict[str, float]:
+    """The largest growth of every sign that one of these requests causes by itself; nothing is committed."""
+    if not harmless:
+        raise RequestError("Calibration needs edits that are known to be harmless. Give some requests.")
+    layers = session.head.layers
+    before = vital_signs(session, layers, read_out(session, layers))
+    noise = dict.fromkeys(before, 0.0)
+    for request in harmless:
+        batch = take_in(session.at_head(), session.contexts, session.head.history.facts, [request])
+        body = {**signed(None, None, session.settings.seed), "method": METHOD, **batch.body()}
+        ridges = session.settings.method(METHOD).ridges(session.init["calibration"])
+        change = plan(session, "edit", body, ridges, session.settings.halvings)
+        after = vital_signs(session, change.layers, read_out(session, change.layers))
+        noise = {name: max(value, after[name] - before[name]) for name, value in noise.items()}
+    return noise

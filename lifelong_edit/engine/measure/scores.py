@@ -1,0 +1,97 @@
+"""Measuring what is kept: which facts are asked about, what the ledger keeps of it, and what is read from it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from lifelong_edit.engine.state.layers import EditedLayer
+from lifelong_edit.engine.state.session import Session
+from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.store import EDITS, Entry, FactLife, History
+from lifelong_edit.tracking.figures import Figure
+from lifelong_edit.tracking.retention import Measured
+from lifelong_edit.tracking.scores import measure, score_continuations
+
+EFFICACY = "rewrite/argmax"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which active facts a measurement asks about.
+
+    Those of the newest edit, the oldest ones, a seeded sample, and those most at risk of being forgotten.
+    """
+
+    newest: bool = True
+    oldest: int = 50
+    sample: int = 100
+    flagged: int = 50
+
+    def __post_init__(self) -> None:
+        counts = (self.oldest, self.sample, self.flagged)
+        if min(counts) < 0 or not (self.newest or any(counts)):
+            raise RequestError("A measurement asks about some facts. Give counts of 0 or more, not all of them 0.")
+
+    def of(self, facts: Sequence[FactLife], seed: int, risks: Mapping[str, float]) -> list[FactLife]:
+        """The facts to ask about, in ledger order; equal seeds draw equal samples. Protected facts are no edits.
+
+        `risks` are those of the facts, as far as they have one.
+        """
+        edits = [fact for fact in facts if not fact.protected]
+        last = max((fact.seq for fact in edits), default=0)
+        drawn = random.Random(seed).sample(edits, min(self.sample, len(edits)))
+        ranked = sorted((fact for fact in edits if fact.id in risks), key=lambda fact: -risks[fact.id])
+        wanted = {fact.id for fact in (*edits[: self.oldest], *drawn, *ranked[: self.flagged])}
+        return [fact for fact in edits if fact.id in wanted or (self.newest and fact.seq == last)]
+
+
+def scored(session: Session, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
+    """The figures of these facts on the live model, by metric."""
+    return measure(session.editable, [EditRequest.from_dict(fact.request) for fact in facts], metrics)
+
+
+def said(
+    session: Session, history: History, groups: Sequence[Collection[str]], layers: Mapping[int, EditedLayer]
+) -> list[bool]:
+    """For each group of facts whether the model says all of them, confidently, while it holds these layers."""
+    editable, limit = session.editable, -math.log(session.settings.confidence)
+    asked = {id: EditRequest.from_dict(history.facts[id].request) for group in groups for id in group}
+    pairs = [(request.question, request.target_new) for request in asked.values()]
+    with editable.rewritten({n: layer.weight for n, layer in layers.items()}):
+        scores = score_continuations(editable.model, editable.tokenizer, pairs)
+    known = {id: score.argmax and score.nll <= limit for id, score in zip(asked, scores, strict=True)}
+    return [all(known[id] for id in group) for group in groups]
+
+
+def scores_body(facts: Sequence[FactLife], figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """What an entry's body keeps of these figures: every fact's score by metric, and means by cohort."""
+    scores = {name: dict(zip([fact.id for fact in facts], f.each, strict=True)) for name, f in figures.items()}
+    return {"scores": scores, "retention": [row for name in scores for row in _rows(facts, name, scores[name])]}
+
+
+def measurements(entries: Iterable[Entry], metric: str) -> Iterator[Measured]:
+    """Every score of `metric` in the ledger: those taken at the edit, and later ones."""
+    cohorts: dict[str, int] = {}
+    for entry in entries:
+        if entry.kind in EDITS:
+            cohorts |= {fact["id"]: entry.seq for fact in entry.body["facts"]}
+        for id, value in entry.body.get("scores", {}).get(metric, {}).items():
+            if value is not None:
+                yield Measured(entry.seq, cohorts[id], id, value)
+
+
+def _rows(facts: Sequence[FactLife], metric: str, scores: Mapping[str, float | None]) -> Iterator[dict[str, Any]]:
+    """The mean of every cohort over its facts that have a score, as the view `retention` shows it."""
+    cohorts: dict[int, list[float]] = {}
+    for fact in facts:
+        score = scores[fact.id]
+        if score is not None:
+            cohorts.setdefault(fact.seq, []).append(score)
+    for seq, own in cohorts.items():
+        yield {"cohort": seq, "metric": metric, "value": fmean(own), "facts": len(own)}

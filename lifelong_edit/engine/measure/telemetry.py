@@ -1,0 +1,124 @@
+"""What stored keys and values say of every fact, for the ledger and for whoever asks: no forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.algebra.risk import risks
+from lifelong_edit.algebra.telemetry import Telemetry, telemetry
+from lifelong_edit.engine.change.plan import Change
+from lifelong_edit.engine.state.layers import EditedLayer
+from lifelong_edit.engine.state.session import Session
+from lifelong_edit.store import History
+
+SHOWN = 10  # older edits, those a change interferes with most
+KEPT = 50  # flagged facts, and collisions, that an entry keeps of each weight
+
+
+def read_out(session: Session, layers: Mapping[int, EditedLayer]) -> dict[str, Telemetry]:
+    """The telemetry of these edited layers, by the name of their weight."""
+    return {layer.name: _of(session, n, layer) for n, layer in layers.items()}
+
+
+def residuals(history: History, layers: Mapping[int, EditedLayer], read: Mapping[str, Telemetry]) -> dict[str, float]:
+    """To every active fact the largest ||v - W k|| / ||v - W_0 k|| over the edited layers, for the keys as recorded.
+
+    A protected fact, for which nothing was to change, has none.
+    """
+    worst: dict[str, float] = {}
+    for layer in layers.values():
+        for id, residual in _by_fact(history, layer, read[layer.name].residual).items():
+            worst[id] = max(worst.get(id, 0.0), residual)
+    return {id: worst[id] for id in history.active if id in worst}
+
+
+def at_risk(history: History, layers: Mapping[int, EditedLayer], read: Mapping[str, Telemetry]) -> dict[str, float]:
+    """To every active fact the largest risk over the edited layers of being forgotten (see `algebra.risk`)."""
+    worst: dict[str, float] = {}
+    for layer in layers.values():
+        for id, risk in _by_fact(history, layer, risks(read[layer.name])).items():
+            worst[id] = max(worst.get(id, -math.inf), risk)
+    return {id: worst[id] for id in history.active if id in worst}
+
+
+def telemetry_body(change: Change, read: Mapping[str, Telemetry]) -> dict[str, Any]:
+    """What the entry of a change keeps, by weight: sizes, conditioning, whom it disturbs, and who is at risk."""
+    return {
+        layer.name: _kept(change, layer, read[layer.name], change.deltas[layer.name])
+        for layer in change.layers.values()
+    }
+
+
+def _of(session: Session, number: int, layer: EditedLayer) -> Telemetry:
+    batches, pairs = list(layer.columns.values()) or [layer.whole], list(layer.pairs.values()) or [layer.earlier]
+    slots = [placed.value.slot for placed in layer.placed]
+    return telemetry(batches, pairs, layer.memory, slots, session.sizes[number])
+
+
+def _kept(change: Change, layer: EditedLayer, read: Telemetry, delta: Pair) -> dict[str, Any]:
+    own = _by_fact(change.history, layer, read.residual)
+    names = [min(placed.value.facts) for placed in layer.placed]
+    risk = _by_fact(change.history, layer, risks(read))
+    flagged = sorted((id for id in risk if risk[id] > 0), key=lambda id: -risk[id])
+    figures = {
+        "capacity": read.capacity,
+        "preservation": read.preservation,
+        "relative_norm": read.relative_norm,
+        "norm": read.spectrum.norm,
+        "stable_rank": read.spectrum.stable_rank,
+        "entropy": read.spectrum.entropy,
+        "condition": read.condition,
+        "newest_condition": read.newest_condition,
+    }
+    return {
+        **{name: finite(value) for name, value in figures.items()},
+        "residual": _quantiles(list(own.values())),
+        "interference": _interference(layer, delta, change.body),
+        "flagged": {id: risk[id] for id in flagged[:KEPT]},
+        "collisions": [[names[c.earlier], names[c.later], c.cosine] for c in read.collisions[:KEPT]],
+    }
+
+
+def _by_fact(history: History, layer: EditedLayer, residual: Tensor) -> dict[str, float]:
+    """The residual [n] of the column that was optimised for a fact last, to every active fact whose value moved."""
+    place = {placed.value: i for i, placed in enumerate(layer.placed)}
+    values = residual.tolist()
+    last = {id: values[place[chain[-1]]] for chain in history.chains().values() for id in chain[-1].facts}
+    return {id: value for id, value in last.items() if math.isfinite(value)}
+
+
+def _interference(layer: EditedLayer, delta: Pair, body: Mapping[str, Any]) -> list[list[float]]:
+    """The older edits that `delta` disturbs most: seq, and the mean ||delta k|| / ||r_0|| over their columns."""
+    written = {fact["id"] for fact in body["facts"] if not isinstance(fact, str)}
+    moved: dict[int, list[float]] = {}
+    columns = layer.whole
+    for placed, share in zip(layer.placed, _moved(columns, delta).tolist(), strict=True):
+        if math.isfinite(share) and not placed.value.facts & written:
+            moved.setdefault(placed.place.seq, []).append(share)
+    means = [[seq, sum(own) / len(own)] for seq, own in moved.items()]
+    return sorted(means, key=lambda one: -one[1])[:SHOWN]
+
+
+def _moved(columns: Columns, delta: Pair) -> Tensor:
+    """||delta k|| / ||r_0|| [n]."""
+    written = delta.left @ (delta.right.T @ columns.keys)  # [d_out, n]
+    return (written.square().sum(0) / columns.base_residuals.square().sum(0)).sqrt()
+
+
+def _quantiles(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {
+        name: ordered[int(share * (len(ordered) - 1))] for name, share in (("median", 0.5), ("p90", 0.9), ("max", 1))
+    }
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is none: JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""An open store and its live model."""
