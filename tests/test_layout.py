@@ -28,6 +28,7 @@ FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # One idea a module: splitting one to be shorter costs the reader a file more for every question. These limits are for
 # what has grown past one idea without anybody looking.
 MODULE_LINES, FUNCTION_LINES = 400, 40
+PACKAGE_MODULES = 12  # that lie in one folder, beside its __init__
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 INVERSES = {"inverse", "inv", "inv_ex", "pinv", "pinverse", "cholesky_inverse"}
 SQL_CALLS = {"execute", "executemany", "executescript", "query", "execute_returning_dicts"}
@@ -171,6 +172,12 @@ def test_modules_and_functions_are_short(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= MODULE_LINES
     assert too_long(ast.parse(text), FUNCTION_LINES) == []
+
+
+def test_a_folder_holds_no_more_modules_than_a_reader_can_hold() -> None:
+    modules = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    crowded = {str(folder.relative_to(ROOT)) for folder, count in modules.items() if count > PACKAGE_MODULES}
+    assert crowded <= {f"{PACKAGE}/{name}" for name in ("datasets", "engine", "store")}
 
 
 def test_the_store_is_imported_without_torch() -> None:

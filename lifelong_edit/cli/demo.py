@@ -13,9 +13,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.algebra.objective import Memory
-from lifelong_edit.cli.opening import hush
-from lifelong_edit.cli.output import tell
-from lifelong_edit.cli.telling import entry_document
+from lifelong_edit.cli.options import hush
+from lifelong_edit.cli.text import entry_document, tell
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor

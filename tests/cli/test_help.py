@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from lifelong_edit import errors
-from lifelong_edit.cli import options, telling
+from lifelong_edit.cli import options, text
 from lifelong_edit.cli.main import EXIT_CODES, app
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.refit import HALVINGS
@@ -73,4 +73,4 @@ def test_defaults_are_those_of_the_engine() -> None:
     for verb in ("measure", "eval"):
         told = {name: named(COMMANDS[verb])[f"--{name}"].default for name in ("newest", "oldest", "sample", "flagged")}
         assert Scope(**told) == Scope()
-    assert named(COMMANDS["relax"])["--halvings"].default == HALVINGS and telling.EFFICACY == EFFICACY
+    assert named(COMMANDS["relax"])["--halvings"].default == HALVINGS and text.EFFICACY == EFFICACY

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.cli import looking
+from lifelong_edit.cli import history
 from tests.cli.conftest import Place
 from tests.samples import REQUESTS
 
@@ -75,6 +75,6 @@ def test_an_interrupt_anywhere_is_a_line(made: Place, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(looking, "past", interrupt)
+    monkeypatch.setattr(history, "past", interrupt)
     done = made.run("log")
     assert done.code == 130 and done.err.startswith("interrupted: ")

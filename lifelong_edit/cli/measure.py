@@ -1,20 +1,32 @@
-"""What became of the facts, and holding them better: `measure`, `eval`, `relax`, `repair`."""
+"""Panel Measure: `measure`, `eval`, `calibrate`, `diff`, `blame`, `checkout` ask the model about its edits."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifelong_edit.cli import opening, options
-from lifelong_edit.cli.output import counted, table, tell
-from lifelong_edit.cli.telling import EFFICACY, commit_document, entry_document, summary
+from lifelong_edit.cli import options
+from lifelong_edit.cli.text import (
+    EFFICACY,
+    entry_document,
+    listed,
+    printable,
+    summary,
+    table,
+    tell,
+    told_facts,
+)
 from lifelong_edit.errors import RequestError
+from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:
-    from lifelong_edit.engine import Commit, Reader
+    from lifelong_edit.engine import Reader
     from lifelong_edit.engine.estimate.evaluate import Scored
+    from lifelong_edit.engine.inspect.blame import Blame
+    from lifelong_edit.engine.inspect.forgotten import Forgotten
+    from lifelong_edit.engine.inspect.views import Diff
     from lifelong_edit.engine.measure.scores import Scope
 
 Metrics = Annotated[
@@ -24,8 +36,7 @@ Newest = Annotated[bool, typer.Option("--newest/--no-newest", help="Ask about th
 Oldest = Annotated[int, typer.Option("--oldest", min=0, help="How many of the oldest facts are asked about.")]
 Sample = Annotated[int, typer.Option("--sample", min=0, help="How many facts are drawn at random.")]
 Flagged = Annotated[int, typer.Option("--flagged", min=0, help="How many facts at risk by prediction are asked about.")]
-DryRefit = Annotated[bool, typer.Option("--dry-run", help="Work it out and tell its effect; write nothing.")]
-OLDEST, SAMPLE, FLAGGED, HALVINGS = 50, 100, 50, 5
+OLDEST, SAMPLE, FLAGGED = 50, 100, 50
 
 
 def measure(
@@ -50,9 +61,9 @@ def measure(
     """
     scope, metrics = _scope(newest, oldest, sample, flagged), metric or [EFFICACY]
     if dry_run:
-        with opening.reader(store, model, dtype, device) as reader:
+        with options.reader(store, model, dtype, device) as reader:
             return _tell_scores(reader, metrics, scope, {}, as_json)
-    with opening.editor(store, model, dtype, device) as editor:
+    with options.editor(store, model, dtype, device) as editor:
         entry = editor.measure(metrics, scope, drift, actor, reason)
     rows = [[row["cohort"], row["metric"], row["facts"], _number(row["value"])] for row in entry.body["retention"]]
     moved = [[r["metric"], _number(r["base"]), _number(r["value"])] for r in entry.body.get("drift", ())]
@@ -84,7 +95,7 @@ def evaluate(
     scope = _scope(newest, oldest, sample, flagged)
     if task and tasks is None:
         raise RequestError("A task is one of a folder's. Give the folder: --tasks FOLDER.")
-    with opening.reader(store, model, dtype, device) as reader:
+    with options.reader(store, model, dtype, device) as reader:
         beside = {} if tasks is None else _harness(reader, tasks, task or [], limit)
         _tell_scores(reader, metric or [EFFICACY], scope, beside, as_json)
 
@@ -111,64 +122,13 @@ def calibrate(
 
     requests = load_requests(source)
     if dry_run:
-        with opening.reader(store, model, dtype, device) as reader:
+        with options.reader(store, model, dtype, device) as reader:
             noise = preview_calibrate(reader, requests)
     else:
-        with opening.editor(store, model, dtype, device) as editor:
+        with options.editor(store, model, dtype, device) as editor:
             noise = editor.calibrate(requests, actor, reason).body["noise"]
     rows = [[name, _number(value)] for name, value in noise.items()]
     tell(as_json, {"dry_run": dry_run, "noise": noise}, table(rows, ["sign", "noise"]))
-
-
-def relax(
-    model: options.Model,
-    store: options.StorePath = options.STORE,
-    halvings: Annotated[int, typer.Option(min=1, help="How often a ridge may be halved.")] = HALVINGS,
-    dry_run: DryRefit = False,
-    actor: options.Actor = None,
-    reason: options.Reason = None,
-    dtype: options.Number = None,
-    device: options.Device = options.CPU,
-    as_json: options.Json = False,
-) -> None:
-    """Bring facts back that the model says no longer, by lower ridges for them alone; joint memory only.
-
-    `revert --commit` of the entry undoes it.
-
-    Example: lifelong-edit relax --model checkpoints/tiny-world --dry-run
-    """
-    from lifelong_edit.engine.estimate.evaluate import preview_relax
-
-    if dry_run:
-        with opening.reader(store, model, dtype, device) as reader:
-            return _tell_refit(preview_relax(reader, halvings), "relax", as_json)
-    with opening.editor(store, model, dtype, device) as editor:
-        _tell_refit(editor.relax(halvings, None, actor, reason), "relax", as_json)
-
-
-def repair(
-    model: options.Model,
-    store: options.StorePath = options.STORE,
-    dry_run: DryRefit = False,
-    actor: options.Actor = None,
-    reason: options.Reason = None,
-    dtype: options.Number = None,
-    device: options.Device = options.CPU,
-    as_json: options.Json = False,
-) -> None:
-    """Solve all batches of a store in batch memory together; committed only where facts and base are better off.
-
-    `revert --commit` of the entry undoes it.
-
-    Example: lifelong-edit repair --model checkpoints/tiny-world --dry-run
-    """
-    from lifelong_edit.engine.estimate.evaluate import preview_repair
-
-    if dry_run:
-        with opening.reader(store, model, dtype, device) as reader:
-            return _tell_refit(preview_repair(reader), "repair", as_json)
-    with opening.editor(store, model, dtype, device) as editor:
-        _tell_refit(editor.repair(actor, reason), "repair", as_json)
 
 
 def _scope(newest: bool, oldest: int, sample: int, flagged: int) -> Scope:
@@ -199,14 +159,110 @@ def _tell_scores(
     tell(as_json, {"scores": found, "tasks": tasks}, "\n".join(lines))
 
 
-def _tell_refit(done: Commit, kind: str, as_json: bool) -> None:
-    entry = done.entry
-    head = f"entry {entry.seq}: {summary(entry)}" if entry else f"{kind}: nothing is written"
-    facts = [f"{counted(len(done.facts), 'fact')} with a lower ridge"] if done.facts else []
-    effect = [f"{name} {was:.4f} -> {now:.4f}" for name, (was, now) in (done.effect or {}).items()]
-    document: dict[str, Any] = commit_document(done)
-    tell(as_json, document, "\n".join([head, *facts, *effect]))
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="The one entry: seq, tag or digest.")],
+    model: options.Model,
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help="The other entry; by default the newest.")] = None,
+    store: options.StorePath = options.STORE,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A prompt to ask both; by default those of the facts that differ.")
+    ] = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """What two states differ in: facts, weights, and what the model says.
+
+    Example: lifelong-edit diff 3 good --model checkpoints/tiny-world
+    """
+    with options.reader(store, model, dtype, device) as reader:
+        entries = reader.history()
+        other = reader.head if b is None else entry_named(entries, b)
+        found = reader.diff(entry_named(entries, a).seq, other.seq, prompt or None)
+    tell(as_json, found, _diff_text(found))
+
+
+def blame(
+    prompt: Annotated[str, typer.Argument(help="The text whose continuation you want explained.")],
+    model: options.Model,
+    store: options.StorePath = options.STORE,
+    fact: Annotated[bool, typer.Option("--fact", help="It is a fact's id: who made the model forget it?")] = False,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slots are tried, or edits told.")] = 5,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Which facts are behind what the model says to a prompt: each share of what the edits do to it, tried without.
+
+    With --fact, which later edit is behind what is missing of a fact, confirmed by leaving that edit out.
+
+    Example: lifelong-edit blame "Ada Quill was born in" --model checkpoints/tiny-world
+    """
+    with options.reader(store, model, dtype, device) as reader:
+        if fact:
+            gone = reader.forgotten(prompt)
+            return tell(as_json, gone, _forgotten_text(gone, count))
+        found = reader.blame(prompt, count)
+    tell(as_json, found, _blame_text(found))
+
+
+def checkout(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="The entry whose state is asked: seq, tag or digest.")],
+    model: options.Model,
+    prompt: Annotated[list[str], typer.Option(help="A prompt to ask; repeat it for several.")],
+    store: options.StorePath = options.STORE,
+    against: Annotated[str | None, typer.Option(help="Another entry to ask too; HEAD is the newest.")] = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Ask the model as it was after an entry. The state is read-only, and nothing is left checked out.
+
+    Example: lifelong-edit checkout good --prompt "Ada Quill was born in" --against HEAD --model checkpoints/tiny-world
+    """
+    with options.reader(store, model, dtype, device) as reader:
+        entries = reader.history()
+        refs = [ref] if against is None else [ref, against]
+        seqs = [reader.head.seq if name == "HEAD" else entry_named(entries, name).seq for name in refs]
+        states = [reader.at(seq) for seq in seqs]
+        answers = {text: [state.answer(text) for state in states] for text in prompt}
+    rows = [[text, *map(repr, said)] for text, said in answers.items()]
+    tell(as_json, {"seqs": seqs, "answers": answers}, table(rows, ["prompt", *(f"entry {seq}" for seq in seqs)]))
+
+
+def _diff_text(diff: Diff) -> str:
+    lines = [f"entry {diff.a} -> entry {diff.b}"]
+    lines += [*told_facts(diff.gained, "more active"), *told_facts(diff.lost, "no longer active")]
+    lines += [f"{name}: moved by {size:.2e} of the base weight" for name, size in diff.weights.items()]
+    answers = [[prompt, repr(one), repr(other)] for prompt, (one, other) in diff.answers.items()]
+    same = "no prompt that was asked is answered otherwise"
+    return "\n".join([*lines, table(answers, ["prompt", f"entry {diff.a}", f"entry {diff.b}"]) if answers else same])
+
+
+def _forgotten_text(gone: Forgotten, count: int) -> str:
+    lines = [
+        f"fact     {printable(gone.fact)}",
+        f"target   {printable(repr(gone.target))}",
+        f"base     {printable(repr(gone.base))}",
+        f"now      {printable(repr(gone.now))}",
+        f"missing  {gone.missing:.2f} of the change that was wanted, {gone.own.share:.2f} of that was never written",
+    ]
+    if gone.without is not None:
+        lines.append(f"without entry {gone.suspects[0].seq}  {printable(repr(gone.without))}")
+    rows = [[one.seq, f"{one.share:.2f}", listed(one.facts, 5)] for one in gone.suspects[:count]]
+    return "\n".join([*lines, table(rows, ["entry", "share", "its facts"])])
+
+
+def _blame_text(blame: Blame) -> str:
+    lines = [
+        f"prompt  {printable(repr(blame.prompt))}",
+        f"says    {printable(repr(blame.said))}",
+        f"base    {printable(repr(blame.base))}",
+        f"edits move the weight's outputs here by {blame.moved:.2e}",
+    ]
+    rows = [[f"{slot.share:.3f}", repr(slot.without), listed(slot.facts)] for slot in blame.slots]
+    return "\n".join([*lines, table(rows, ["share", "without", "facts"])])

@@ -20,7 +20,7 @@ from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "checkpoints" / "tiny-world"
 STREAMED = 200  # the demo's stream has 300
 Streamed = tuple[LifelongEditor, EditScores, EditScores, float]

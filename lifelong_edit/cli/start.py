@@ -1,4 +1,4 @@
-"""What a store starts from: `init`, and `stats`, the second moments that it needs."""
+"""Panel Start: `init`, `stats` (the second moments that a store starts from) and `demo`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifelong_edit.cli import opening, options
-from lifelong_edit.cli.output import SHORT, counted, listed, printable, progress, table, tell
-from lifelong_edit.cli.telling import entry_document, summary
+from lifelong_edit.cli import options
+from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, printable, progress, summary, table, tell
 from lifelong_edit.errors import RequestError
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ def init(
     settings, watched = _settings(choices), None if watch is None else read_watch(watch)
     if dry_run:
         return _foretell(model, store, settings, text, watched, dtype, device, as_json)
-    texts, number = _texts(text), opening.torch_dtype(dtype)
-    opening.hush()
+    texts, number = _texts(text), options.torch_dtype(dtype)
+    options.hush()
     with (
         progress("token") as told,
         LifelongEditor.create(store, model, settings, texts, actor, reason, told, number, device, watched) as made,
@@ -84,8 +83,8 @@ def stats(
     from lifelong_edit.model.fingerprint import fingerprint
     from lifelong_edit.store.objects import replace_file
 
-    opening.hush()
-    editable, folder = EditableModel.open(model, opening.torch_dtype(dtype), device), to or model
+    options.hush()
+    editable, folder = EditableModel.open(model, options.torch_dtype(dtype), device), to or model
     base = fingerprint(editable)
     if text is None:
         return _show(folder, base, as_json)
@@ -102,6 +101,22 @@ def stats(
     document = {"dry_run": dry_run, "files": paths, "texts": len(texts), "tokens": wanted.tokens}
     done = f"{'would be ' if dry_run else ''}written, from up to {wanted.tokens} tokens of {text}"
     tell(as_json, document, f"{listed([str(path) for path in paths])} {done}")
+
+
+def demo(
+    model: Annotated[Path, typer.Option(help="Folder of the bundled model.")] = Path("checkpoints/tiny-world"),
+    stores: Annotated[Path, typer.Option(help="Where the demo's stores are made.")] = Path("checkpoints"),
+    quick: Annotated[bool, typer.Option("--quick", help="60 edits instead of 300, and a shorter exam.")] = False,
+    seed: Annotated[int, typer.Option(help="Which people are edited, and how.")] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Stream edits into the bundled model, show what was kept, forgotten and disturbed, and take one edit back.
+
+    Example: lifelong-edit demo --quick
+    """
+    from lifelong_edit.cli.demo import run
+
+    run(model, stores, quick, seed, as_json)
 
 
 def read_watch(path: Path) -> Watch:
@@ -148,8 +163,8 @@ def _foretell(
 
     if store.exists() and any(store.iterdir()):
         raise RequestError(f"{store} is not empty. Give a new folder, or go on with an interrupted init without this.")
-    opening.hush()
-    editable = EditableModel.open(model, opening.torch_dtype(dtype), device)
+    options.hush()
+    editable = EditableModel.open(model, options.torch_dtype(dtype), device)
     layers, base, texts = settings.resolved(editable), fingerprint(editable), _texts(text)
     if texts is None:
         shipped_moments(model, layers, base)

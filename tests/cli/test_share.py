@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from lifelong_edit.cli import browsing
+from lifelong_edit.cli import share
 from tests.cli.conftest import Place
 
 
@@ -85,7 +85,7 @@ def test_the_metadata_does_not_take_the_place_of_the_database(made: Place, tmp_p
 
 
 def test_without_the_extra_it_says_which(made: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browsing.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(share.importlib.util, "find_spec", lambda _: None)
     done = made.run("ui")
     assert done.code == 2 and "lifelong-edit[ui]" in done.err
 

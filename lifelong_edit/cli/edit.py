@@ -1,4 +1,4 @@
-"""Writing facts into a model: `apply`, `stream`, `replace`, `protect`."""
+"""Panel Edit: `apply`, `stream`, `replace`, `protect`, `revert`, `restore`, which change what the model says."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifelong_edit.cli import opening, options
-from lifelong_edit.cli.output import bar, json_line, say, tell
-from lifelong_edit.cli.planning import foretell, foretell_one
-from lifelong_edit.cli.telling import commit_document, commit_line, commit_text
+from lifelong_edit.cli import options
+from lifelong_edit.cli.options import past
+from lifelong_edit.cli.prepare import foretell, foretell_one
+from lifelong_edit.cli.text import bar, commit_document, commit_line, commit_text, json_line, say, tell, told_facts
 from lifelong_edit.datasets.jsonl import (
     STANDARD_INPUT,
     load_requests,
@@ -20,6 +20,7 @@ from lifelong_edit.datasets.jsonl import (
     source_name,
 )
 from lifelong_edit.errors import RequestError
+from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:
     from lifelong_edit.engine.change.budget import Budget
@@ -62,7 +63,7 @@ def apply(
         requests = read_requests(lines, source_name(source))
         batches = [list(requests)] if batch_size is None else list(micro_batches(requests, batch_size))
     held, commits = budget(every, on_red, halving=False), []
-    with opening.editor(store, model, dtype, device) as editor, bar("request", sum(map(len, batches))) as shown:
+    with options.editor(store, model, dtype, device) as editor, bar("request", sum(map(len, batches))) as shown:
         for batch in batches:
             commits.append(editor.apply([s.request for s in batch], method, ridge, actor, reason, held))
             shown.update(len(batch))
@@ -97,7 +98,7 @@ def stream(
     if dry_run:
         return foretell(source, model, store, batch, method, ridge, dtype, device, as_json)
     held = budget(every, on_red)
-    with opening.editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
+    with options.editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
         for commit in editor.stream(source, batch, method, ridge, actor, reason, held):
             shown.update(commit.requests)
             say(json_line(commit_document(commit)) if as_json else commit_line(commit))
@@ -122,7 +123,7 @@ def replace(
     """
     if dry_run:
         return foretell_one(fact, target, model, store, method, dtype, device, as_json)
-    with opening.editor(store, model, dtype, device) as editor:
+    with options.editor(store, model, dtype, device) as editor:
         done = editor.replace(fact, target, method, actor, reason)
         tell(as_json, commit_document(done), commit_text(done, "replace", editor.facts()))
 
@@ -147,12 +148,12 @@ def protect(
     Example: lifelong-edit protect known.jsonl --model checkpoints/tiny-world
     """
     if dry_run:
-        with opening.past(store) as seen:
+        with options.past(store) as seen:
             if seen.entries[0].body["config"]["memory"] != "joint":
                 raise RequestError("Protection needs a store in joint memory; init --memory joint makes one.")
         return foretell(source, model, store, None, method, ridge, dtype, device, as_json)
     requests = load_requests(source)
-    with opening.editor(store, model, dtype, device) as editor:
+    with options.editor(store, model, dtype, device) as editor:
         done = editor.protect(requests, method, ridge, actor, reason)
         text = commit_text(done, "protect", editor.facts()) if done.entry else commit_line(done)
         tell(as_json, commit_document(done), text)
@@ -175,3 +176,70 @@ def _lines(source: str) -> int | None:
         return None
     with open_source(source) as lines:
         return sum(1 for line in lines if line.strip())
+
+
+def revert(
+    model: options.Model,
+    facts: options.Facts = None,
+    store: options.StorePath = options.STORE,
+    commit: Annotated[str | None, typer.Option(help="Take out all that this entry wrote: seq, tag or digest.")] = None,
+    to: Annotated[str | None, typer.Option(help="Make just the facts active that were so after this entry.")] = None,
+    probe: options.Probe = options.PROBED,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict the blast radius; write nothing.")] = False,
+    actor: options.Actor = None,
+    reason: options.Reason = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Take facts out, in any order, by a new entry; what they superseded is active again.
+
+    The weights become those of the same stream without the facts. The blast radius says what that does to all others:
+    `predicted` from stored keys, `p` the target's probability before and after.
+
+    Example: lifelong-edit revert db853e71 --model checkpoints/tiny-world --reason "was wrong"
+    """
+    with options.editor(store, model, dtype, device) as editor:
+        entries = editor.history()
+        names = facts or []
+        at, back = (None if ref is None else entry_named(entries, ref).seq for ref in (commit, to))
+        if dry_run:
+            done = editor.preview_revert(*names, commit=at, to=back)
+        else:
+            done = editor.revert(*names, commit=at, to=back, probe=probe, actor=actor, reason=reason)
+        tell(as_json, commit_document(done), commit_text(done, "revert", editor.facts()))
+
+
+def restore(
+    model: options.Model,
+    facts: Annotated[list[str], typer.Argument(metavar="FACT", help="Ids of facts, or how they begin.")],
+    store: options.StorePath = options.STORE,
+    probe: options.Probe = options.PROBED,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be active; write nothing.")] = False,
+    actor: options.Actor = None,
+    reason: options.Reason = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Make reverted or superseded facts active again, as they were; another answer to the prompt is superseded.
+
+    Example: lifelong-edit restore db853e71 --model checkpoints/tiny-world
+    """
+    if dry_run:
+        return _foretell_restore(facts, store, as_json)
+    with options.editor(store, model, dtype, device) as editor:
+        done = editor.restore(*facts, probe=probe, actor=actor, reason=reason)
+        tell(as_json, commit_document(done), commit_text(done, "restore", editor.facts()))
+
+
+def _foretell_restore(names: list[str], store: Path, as_json: bool) -> None:
+    """What `restore` would make active and superseded, from the ledger alone."""
+    from lifelong_edit.engine.change.bodies import changed_facts, restore_body
+
+    with past(store) as seen:
+        body = restore_body(seen.history, names)
+    facts = changed_facts(seen.history, body)
+    superseded = [seen.history.facts[id] for id in body["superseded"]]
+    lines = ["restore: nothing is written", *told_facts(facts, "restored"), *told_facts(superseded, "superseded")]
+    tell(as_json, {"entry": None, "facts": facts, "superseded": body["superseded"]}, "\n".join(lines))
