@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lifelong_edit"
 FLOORS = [
-    {"errors", "facts", "easyedit"},
+    {"errors", "facts", "easyedit", "outputs"},
     {"algebra", "store"},
     {"model", "world"},
     {"editing"},

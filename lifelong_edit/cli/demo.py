@@ -20,6 +20,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.drift import perplexity
@@ -67,8 +68,8 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
     )
     folder = stores / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     edits = folder / "edits.jsonl"
-    folder.mkdir(parents=True)
-    edits.write_bytes(b"".join(line_of(request) + b"\n" for request in requests))
+    with new_file(edits) as file:
+        file.write_bytes(b"".join(line_of(request) + b"\n" for request in requests))
     base = EditableModel.open(model, dtype=torch.float32)
     if not as_json:
         typer.echo(f"{count} edits in batches of {BATCH}, method memit. The stores are made in {folder}")

@@ -15,7 +15,8 @@ from lifelong_edit.cli import options
 from lifelong_edit.cli.text import TOP, bar, counted, listed, printable, progress, table, tell
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.datasets.importing import Dataset, Rejected, open_dataset
-from lifelong_edit.errors import RequestError, StoreError
+from lifelong_edit.errors import RequestError
+from lifelong_edit.outputs import new_file
 from lifelong_edit.store.history import fact_named
 
 if TYPE_CHECKING:
@@ -120,20 +121,9 @@ def _copy(
 
 @contextmanager
 def _new(path: Path) -> Iterator[IO[bytes]]:
-    """A file that has its name only once all is written; `RequestError` when the name is taken."""
-    if path.exists():
-        raise RequestError(f"{path}: it exists and is not written over. Remove it, or give another name.")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: it cannot be written: {error.strerror or error}. Make room or give another."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    """A file to write to that has its name only once all is written."""
+    with new_file(path) as written, written.open("wb") as file:
+        yield file
 
 
 def _dataset_text(dataset: Dataset, document: dict[str, Any]) -> str:

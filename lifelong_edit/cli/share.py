@@ -15,6 +15,7 @@ from lifelong_edit.cli import options
 from lifelong_edit.cli.options import past
 from lifelong_edit.cli.text import counted, tell
 from lifelong_edit.errors import RequestError
+from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
 from lifelong_edit.store.history import entry_named
 
@@ -90,7 +91,7 @@ def _ranks(ranks: dict[str, int]) -> str:
 
 
 def report(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="The .html file; an earlier one is replaced.")] = Path(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The .html file; an earlier report is replaced.")] = Path(
         "report.html"
     ),
     store: options.StorePath = options.STORE,
@@ -161,15 +162,14 @@ def ui(
 
 def _kept(entries: list[Entry], to: Path, told: dict[str, Any]) -> Path:
     """Write the database and, to the path that is given back, its metadata: both or, when a file is there, neither."""
-    from lifelong_edit.export.placing import placed
     from lifelong_edit.report.browse import write_browsable
 
-    described = to.with_suffix(".json")
+    described = to.parent / f"{to.stem}.json"
     if described == to:
         raise RequestError(f"{to} is where the metadata goes. Name the database otherwise: {to.with_suffix('.db')}.")
-    with placed(described) as text, placed(to) as database:
-        write_browsable(entries, database)
+    with new_file(described) as text:
         text.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        write_browsable(entries, to)
     return described
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, printable, progress, summary, table, tell
 from lifelong_edit.errors import RequestError
+from lifelong_edit.outputs import new_file
 
 if TYPE_CHECKING:
     from lifelong_edit.editing.settings import EditorSettings
@@ -81,7 +83,6 @@ def stats(
     from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
-    from lifelong_edit.store.objects import replace_file
 
     options.hush()
     editable, folder = EditableModel.open(model, options.torch_dtype(dtype), device), to or model
@@ -93,11 +94,11 @@ def stats(
     wanted = settings.statistics if tokens is None else replace(settings.statistics, tokens=tokens)
     paths, texts = [beside_model(folder, number) for number in layers], _texts(text) or []
     if not dry_run:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        with progress("token") as told:
+        with ExitStack() as outputs, progress("token") as told:
+            written = [outputs.enter_context(new_file(path, earlier=b"")) for path in paths]
             files = collected_moments(editable, base, layers, texts, wanted, paths[0].parent, told)
-        for number, path in zip(layers, paths, strict=True):
-            replace_file(path, files[number])
+            for number, file in zip(layers, written, strict=True):
+                file.write_bytes(files[number])
     document = {"dry_run": dry_run, "files": paths, "texts": len(texts), "tokens": wanted.tokens}
     done = f"{'would be ' if dry_run else ''}written, from up to {wanted.tokens} tokens of {text}"
     tell(as_json, document, f"{listed([str(path) for path in paths])} {done}")

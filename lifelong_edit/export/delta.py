@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.export.card import origin
-from lifelong_edit.export.placing import placed, size_of
+from lifelong_edit.outputs import new_file, size_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,6 @@ def export_delta(reader: Reader, destination: Path, ref: int | str | None = None
     for name, pair in view.deltas.items():
         own = {"delta": pair.dense()} if dense else {"left": pair.left, "right": pair.right}
         tensors |= {f"{name}/{part}": value.float().contiguous() for part, value in own.items()}
-    with placed(destination) as file:
+    with new_file(destination) as file:
         save_file(tensors, file, metadata={"format": "pt", **origin(reader, view)})
     return Delta(destination, size_of(destination), {name: pair.rank for name, pair in view.deltas.items()})

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import ModelError
 from lifelong_edit.export.card import EDITS, edits_jsonl, model_card
-from lifelong_edit.export.placing import placed, size_of
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
+from lifelong_edit.outputs import new_folder, size_of
 from lifelong_edit.tracking.drift import next_log_probabilities
 
 PROMPTS = ("The", "In the year 1900", "A question. Answer:")
@@ -38,15 +38,14 @@ def export_hf(
     """Write the model after entry `ref`, by default the newest, to a new folder: weights, tokenizer, card and edits.
 
     What was written is opened again; `ModelError` when its parameters differ by a bit, or its log-probabilities by more
-    than 1e-5. Nothing is left in that case.
+    than 1e-5. `StoreError` when it cannot be written, `RequestError` when something has the name. Nothing is left then.
     """
     view = reader.at(reader.head.seq if ref is None else ref)
     model = view.editable.model if dtype is None else _cast(view.editable.model, dtype)
     shown = EditableModel(model, view.editable.tokenizer)
     prompts = [*PROMPTS, *[fact.question for fact in list(view.facts.values())[:ASKED]]]
-    with placed(destination) as folder:
-        model.save_pretrained(folder)
-        shown.tokenizer.save_pretrained(folder)
+    with new_folder(destination) as folder:
+        _save(shown, folder)
         (folder / "README.md").write_text(model_card(reader, view), encoding="utf-8")
         (folder / EDITS).write_text(edits_jsonl(view), encoding="utf-8")
         again = EditableModel.open(folder)
@@ -58,6 +57,15 @@ def export_hf(
                 f"The export computes otherwise than the live model, by {float(apart):.1e}. Nothing was kept."
             )
     return Exported(destination, size_of(destination), len(view.facts), float(apart))
+
+
+def _save(editable: EditableModel, folder: Path) -> None:
+    """Write model and tokenizer; whatever their savers raise becomes an `OSError`."""
+    try:
+        editable.model.save_pretrained(folder)
+        editable.tokenizer.save_pretrained(folder)
+    except Exception as error:  # on a full disk tokenizers raises an exception of no class of its own
+        raise OSError(str(error)) from error
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,8 +15,8 @@ from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError
 from lifelong_edit.export.card import EDITS, edits_jsonl, model_card, origin
-from lifelong_edit.export.placing import placed, size_of
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.outputs import new_folder, size_of
 from lifelong_edit.tracking.scores import score_continuations
 
 Factors = dict[str, tuple[Tensor, Tensor, float]]
@@ -51,8 +51,7 @@ def export_peft(reader: Reader, destination: Path, ref: int | str | None = None,
     factors = {name: _factors(pair, rank) for name, pair in view.deltas.items()}
     if not all(len(a) for _, a, _ in factors.values()):
         raise RequestError(f"Nothing is edited after entry {view.seq}, so there is no adapter to write.")
-    with placed(destination) as folder:
-        folder.mkdir()
+    with new_folder(destination) as folder:
         save_file(
             _tensors(factors), folder / "adapter_model.safetensors", metadata={"format": "pt", **origin(reader, view)}
         )

@@ -10,7 +10,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from lifelong_edit.engine.measure.scores import EFFICACY
-from lifelong_edit.errors import RequestError
+from lifelong_edit.outputs import new_file
 from lifelong_edit.report.trackers import numbers_of
 from lifelong_edit.store import Entry, History
 from lifelong_edit.store.faults import sqlite_errors
@@ -21,12 +21,10 @@ Row = dict[str, Any]
 
 
 def write_browsable(entries: Sequence[Entry], path: Path) -> None:
-    """Write the database that `metadata` describes to the new file `path`; `RequestError` when there is one.
+    """Write the database that `metadata` describes to the new file `path`; raises as `new_file` does.
 
     Every table is there, also when it is empty, and its columns have the types that are told here, whatever comes.
     """
-    if path.exists():
-        raise RequestError(f"{path} exists and is not written over. Remove it, or give another name.")
     history = History.of(entries)
     rows: Mapping[str, Iterable[Row]] = {
         "entries": map(_entry, entries),
@@ -35,7 +33,7 @@ def write_browsable(entries: Sequence[Entry], path: Path) -> None:
         "retention": _retention(entries),
         "figures": _figures(entries),
     }
-    with sqlite_errors("writing", path), closing(Database(path, execute_plugins=False)) as db:
+    with new_file(path) as file, sqlite_errors("writing", path), closing(Database(file, execute_plugins=False)) as db:
         for name, (columns, key, links) in COLUMNS.items():
             db.table(name).create(columns, pk=key, foreign_keys=links).insert_all(rows[name])
         db.table("facts").enable_fts(SEARCHED)

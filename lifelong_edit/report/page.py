@@ -8,8 +8,8 @@ from typing import Any
 
 from lifelong_edit.engine import Reader
 from lifelong_edit.errors import RequestError
+from lifelong_edit.outputs import new_file
 from lifelong_edit.report.gather import Story, gather
-from lifelong_edit.store.objects import replace_file
 
 PARTS = (
     ("timeline", "What happened", "Every entry by its kind; the legend hides kinds. A ring: facts superseded.", ""),
@@ -25,19 +25,22 @@ PARTS = (
 )  # fmt: skip
 HEADINGS = ("fact", "edit", "status", "asks", "target", "at edit", "newest", "asked at", "risk", "residual", "reason")
 PIXELS = {"width": 1000, "scale": 2}
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def write_report(reader: Reader, store: str, path: Path, deep: bool = False, pictures: Path | None = None) -> int:
-    """Write the report of an open store to `path`, in place of an earlier one; gives its size in bytes.
+    """Write the report of an open store to `path`, in place of an earlier report; gives its size in bytes.
 
     `deep` also reads predicted residuals and risks, for which the reader needs its model. `pictures` is a folder that
-    gets a PNG of each picture. Raises `RequestError` when the extra is not installed or has no browser to draw with.
+    gets a PNG of each picture. Raises `RequestError` when the extra is not installed or has no browser to draw with,
+    or when something that is no report has the name, `StoreError` when it cannot be written.
     """
     story = gather(reader, store, deep)
     data = render(story, deep).encode()
     if pictures is not None:
         _draw(story, pictures)
-    replace_file(path, data)
+    with new_file(path, earlier=data.partition(b"<title>")[0]) as file:
+        file.write_bytes(data)
     return len(data)
 
 
@@ -69,13 +72,13 @@ def render(story: Story, deep: bool) -> str:
 def _draw(story: Story, folder: Path) -> None:
     from lifelong_edit.report.figures import figures
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures(story).items():
         try:
             data = figure.to_image("png", height=figure.layout.height, **PIXELS)
         except (RuntimeError, ValueError, OSError) as error:
             raise RequestError(f"{folder}: no PNG could be drawn: {error}. Install Chromium or Chrome.") from error
-        replace_file(folder / f"{name}.png", data)
+        with new_file(folder / f"{name}.png", earlier=PNG) as file:
+            file.write_bytes(data)
 
 
 def _figure(value: float | None) -> str:

@@ -31,6 +31,14 @@ class Done:
         return json.loads(self.out)
 
 
+def command(*arguments: object, stdin: str | None = None) -> Done:
+    """A command in this process; an exception that it does not end with a code for is raised."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
 @dataclass(frozen=True)
 class Place:
     """A store in a folder of its own, and its model."""
@@ -41,10 +49,7 @@ class Place:
     def run(self, *arguments: str, model: bool = False, stdin: str | None = None) -> Done:
         """A command on this store, in this process; with `model`, it is given the model."""
         given = ["--store", str(self.store), *(["--model", str(self.model)] if model else [])]
-        done = CliRunner().invoke(app, [*arguments, *given], input=stdin)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return command(*arguments, *given, stdin=stdin)
 
     def ok(self, *arguments: str, model: bool = False, stdin: str | None = None) -> Done:
         """A command that must succeed and say nothing on standard error."""

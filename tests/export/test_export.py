@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from lifelong_edit.cli.main import app
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.errors import ModelError, RequestError
+from lifelong_edit.errors import ModelError, RequestError, StoreError
 from lifelong_edit.export import export_delta, export_hf, export_jsonl, export_peft
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
+from tests.reliability.mounts import small_disk
 from tests.samples import REQUESTS, lively_editable, new_editor
 
 PROMPTS = [request.question for request in REQUESTS] + ["The river"]
@@ -179,6 +180,20 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(
     with pytest.raises(ModelError, match="is not the live model"):
         export_hf(editor, tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "full", "store"]
+
+
+@pytest.mark.parametrize("write", [export_hf, export_peft, export_delta])
+def test_a_full_disk_is_told_wherever_it_fills(
+    write: Callable[[LifelongEditor, Path], Any], editor: LifelongEditor, tmp_path: Path
+) -> None:
+    """A disk that is too small by less and less, so that each file of the export is once what finds no room."""
+    needed = -(-write(editor, tmp_path / "whole").bytes // 4096)
+    for number, pages in enumerate(sorted({1, needed // 2, *range(max(1, needed - 8), needed)})):
+        disk = tmp_path / f"disk {number}"
+        with small_disk(disk, f"{4 * pages}k"):
+            with pytest.raises(StoreError, match=r"No space left on device"):
+                write(editor, disk / "out")
+            assert list(disk.iterdir()) == []
 
 
 def test_the_command_exports_every_form(editor: LifelongEditor, base: Path, tmp_path: Path) -> None:
