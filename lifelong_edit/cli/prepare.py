@@ -13,8 +13,8 @@ import typer
 
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import TOP, bar, counted, listed, printable, progress, table, tell
+from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
-from lifelong_edit.datasets.importing import Dataset, Rejected, open_dataset
 from lifelong_edit.errors import RequestError
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store.history import fact_named

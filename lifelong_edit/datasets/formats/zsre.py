@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lifelong_edit.datasets.drafts import Draft, first_text
-from lifelong_edit.datasets.format import Fields, Format
+from lifelong_edit.datasets.formats.format import Fields, Format
 
 ALT, ANSWERS = "alt", "answers"
 NATURAL_QUESTION = "nq question: "

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lifelong_edit.datasets.dataset import FORMATS, Dataset, Imported, Rejected, detect, format_named, open_dataset
 from lifelong_edit.datasets.drafts import Draft, line_of, request_of
-from lifelong_edit.datasets.importing import FORMATS, Dataset, Imported, Rejected, detect, format_named, open_dataset
 from lifelong_edit.datasets.jsonl import read_requests
 from lifelong_edit.datasets.rows import Row
 from lifelong_edit.errors import RequestError

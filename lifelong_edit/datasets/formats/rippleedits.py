@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lifelong_edit.datasets.drafts import Draft, items, part
-from lifelong_edit.datasets.format import Fields, Format
+from lifelong_edit.datasets.formats.format import Fields, Format
 from lifelong_edit.errors import RequestError
 
 SPECIFIC = ("Relation_Specificity", "Relation_Specifity")  # in the code, and as published

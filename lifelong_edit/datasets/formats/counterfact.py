@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from lifelong_edit.datasets.drafts import Draft, case_id, items, part, target
-from lifelong_edit.datasets.format import Fields, Format
+from lifelong_edit.datasets.formats.format import Fields, Format
 
 
 def _drafts(dataset: str, row: Fields, _choice: str | None) -> Iterator[Draft]:

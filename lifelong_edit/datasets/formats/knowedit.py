@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lifelong_edit.datasets.drafts import Draft, first_text, items, part
-from lifelong_edit.datasets.format import Fields, Format
+from lifelong_edit.datasets.formats.format import Fields, Format
 
 LOCALITY = ("Relation_Specificity", "Forgetfulness")
 PORTABILITY = ("Reasoning", "Subject_Aliasing", "Logical_Generalization")

@@ -10,7 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lifelong_edit.datasets import (
+from lifelong_edit.datasets.drafts import Draft, request_of
+from lifelong_edit.datasets.formats import (
     counterfact,
     counterfact_flat,
     fastedit,
@@ -22,8 +23,7 @@ from lifelong_edit.datasets import (
     wikibigedit,
     zsre,
 )
-from lifelong_edit.datasets.drafts import Draft, request_of
-from lifelong_edit.datasets.format import Format, paths_of
+from lifelong_edit.datasets.formats.format import Format, paths_of
 from lifelong_edit.datasets.jsonl import source_name
 from lifelong_edit.datasets.rows import Row, open_rows
 from lifelong_edit.errors import RequestError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lifelong_edit.datasets.drafts import Draft, case_id
-from lifelong_edit.datasets.format import Fields, Format
+from lifelong_edit.datasets.formats.format import Fields, Format
 
 
 def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from lifelong_edit.datasets.drafts import Draft
-from lifelong_edit.datasets.format import Fields, Format
+from lifelong_edit.datasets.formats.format import Fields, Format
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import REQUIRED, EditRequest
 
