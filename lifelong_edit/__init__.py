@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lifelong_edit.datasets.easyedit import from_easyedit
     from lifelong_edit.editing.settings import EditorSettings
     from lifelong_edit.engine import Commit, LifelongEditor
     from lifelong_edit.engine.change.budget import Budget
@@ -24,9 +25,19 @@ _HOMES = {
     "HealthLimits": "lifelong_edit.tracking.health",
     "LifelongEditor": "lifelong_edit.engine",
     "Watch": "lifelong_edit.tracking.watch",
+    "from_easyedit": "lifelong_edit.datasets.easyedit",
 }
 
-__all__ = ["Budget", "Commit", "EditRequest", "EditorSettings", "HealthLimits", "LifelongEditor", "Watch"]
+__all__ = [
+    "Budget",
+    "Commit",
+    "EditRequest",
+    "EditorSettings",
+    "HealthLimits",
+    "LifelongEditor",
+    "Watch",
+    "from_easyedit",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -105,28 +105,6 @@ class EditRequest:
                 f"A request has the fields {', '.join(sorted(known))}."
             )
         return cls(**values)
-
-    @classmethod
-    def from_easyedit(
-        cls,
-        prompts: str | Sequence[str],
-        target_new: str | Sequence[str],
-        subject: str | Sequence[str],
-        ground_truth: str | Sequence[str | None] | None = None,
-        rephrase_prompts: str | Sequence[Any] | None = None,
-        locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
-        portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> list[EditRequest]:
-        """Requests from the arguments of EasyEdit's `edit`: parallel lists, or one text each for a single edit.
-
-        A prompt holds its subject literally, once (or has ``{}``). Rephrasings become `paraphrase_prompts`; a locality
-        prompt becomes one of `neighborhood_prompts` where its answer is the ground truth, else of `attribute_prompts`.
-        Nothing here measures portability: those inputs are left out with a warning. `RequestError` names the position.
-        """
-        from lifelong_edit.easyedit import requests_from
-
-        given = {"prompts": prompts, "target_new": target_new, "subject": subject, "ground_truth": ground_truth}
-        return requests_from({**given, "rephrase_prompts": rephrase_prompts}, locality_inputs, portability_inputs)
 
     def resolved_id(self) -> str:
         """The idempotency key: the given id, or the digest of the canonical request."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lifelong_edit.datasets.easyedit import from_easyedit
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 
@@ -23,7 +24,7 @@ GIVEN: dict[str, Any] = {
 
 
 def test_parallel_lists_become_requests() -> None:
-    assert EditRequest.from_easyedit(**GIVEN) == [
+    assert from_easyedit(**GIVEN) == [
         EditRequest(
             "{} lives in",
             "Ada Quill",
@@ -44,13 +45,13 @@ def test_parallel_lists_become_requests() -> None:
 
 
 def test_one_edit_is_given_as_texts() -> None:
-    assert EditRequest.from_easyedit("Ada is", "a poet", "Ada") == [EditRequest("{} is", "Ada", "a poet")]
-    assert EditRequest.from_easyedit([], [], []) == []
+    assert from_easyedit("Ada is", "a poet", "Ada") == [EditRequest("{} is", "Ada", "a poet")]
+    assert from_easyedit([], [], []) == []
 
 
 def test_portability_is_left_out_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="portability_inputs are left out") as caught:
-        found = EditRequest.from_easyedit(
+        found = from_easyedit(
             "Ada is", "a poet", "Ada", portability_inputs={"one_hop": {"prompt": ["x"], "ground_truth": ["y"]}}
         )
     assert len(found) == 1 and caught[0].filename == __file__
@@ -84,4 +85,4 @@ def test_portability_is_left_out_with_a_warning() -> None:
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        EditRequest.from_easyedit(**{**GIVEN, **change})
+        from_easyedit(**{**GIVEN, **change})

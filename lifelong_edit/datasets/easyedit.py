@@ -1,9 +1,9 @@
-"""EasyEdit's parallel lists as requests; `EditRequest.from_easyedit` is the way in."""
+"""EasyEdit's parallel lists as edit requests."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifelong_edit.errors import RequestError
@@ -13,16 +13,29 @@ NO_ANSWER = "<|endoftext|>"  # what EasyEdit itself writes where no ground truth
 CHECK = ("prompt", "ground_truth")
 
 
-def requests_from(
-    given: Mapping[str, Any], locality: Mapping[str, Any] | None, portability: Mapping[str, Any] | None
+def from_easyedit(
+    prompts: str | Sequence[str],
+    target_new: str | Sequence[str],
+    subject: str | Sequence[str],
+    ground_truth: str | Sequence[str | None] | None = None,
+    rephrase_prompts: str | Sequence[Any] | None = None,
+    locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[EditRequest]:
-    """The requests of parallel lists, by EasyEdit's names; `RequestError` names the list and the position."""
-    prompts = given["prompts"]
+    """Requests from the arguments of EasyEdit's `edit`: parallel lists, or one text each for a single edit.
+
+    A prompt holds its subject literally, once (or has ``{}``). Rephrasings become `paraphrase_prompts`; a locality
+    prompt becomes one of `neighborhood_prompts` where its answer is the ground truth, else of `attribute_prompts`.
+    Nothing here measures portability: those inputs are left out with a warning. `RequestError` names the list and the
+    position.
+    """
+    given = {"prompts": prompts, "target_new": target_new, "subject": subject, "ground_truth": ground_truth,
+             "rephrase_prompts": rephrase_prompts}  # fmt: skip
     count = 1 if isinstance(prompts, str) or not hasattr(prompts, "__len__") else len(prompts)
     columns = {name: _parallel(name, value, count) for name, value in given.items()}
-    checks = _checks(locality or {}, count)
-    if portability:
-        warnings.warn("portability_inputs are left out: nothing measures portability here.", stacklevel=3)
+    checks = _checks(locality_inputs or {}, count)
+    if portability_inputs:
+        warnings.warn("portability_inputs are left out: nothing measures portability here.", stacklevel=2)
     rows = ({name: column[position] for name, column in columns.items()} for position in range(count))
     found = []
     for position, row in enumerate(rows):
