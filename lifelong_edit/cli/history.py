@@ -219,7 +219,7 @@ def value_of(entries: Sequence[Entry], history: History, fact: FactLife) -> Valu
     if not chain:
         return None
     column = chain[-1]
-    body: dict[str, Any] = entries[column.seq].body
+    body: Mapping[str, Any] = entries[column.seq].body
     loss, steps = (body[name][column.index] if name in body else None for name in ("loss", "steps"))
     return Value(column.seq, tuple(sorted(column.facts)), loss, steps)
 

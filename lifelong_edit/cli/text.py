@@ -122,7 +122,8 @@ def told_facts(facts: Sequence[FactLife], told: str) -> list[str]:
 
 def ids_in(entry: Entry, name: str = "facts") -> list[str]:
     """The ids of the facts in one of an entry's lists, empty where it has none."""
-    return [fact if isinstance(fact, str) else fact["id"] for fact in entry.body.get(name, ())]
+    named: Any = entry.body.get(name, ())
+    return [fact if isinstance(fact, str) else fact["id"] for fact in named]
 
 
 def summary(entry: Entry) -> str:
@@ -144,7 +145,8 @@ def summary(entry: Entry) -> str:
     told = [f"{counted(len(named), 'fact')} {DONE[entry.kind]}"] if named else []
     others = [f"{len(ids)} {name}" for name in ("restored", "superseded") if (ids := ids_in(entry, name))]
     back = [f"back to entry {body['to']}"] if "to" in body else []
-    back += [f"{name} {seq}" for name in ("withdrawn", "reinstated") for seq in body.get(name, ())]
+    back += [f"withdrawn {seq}" for seq in body.get("withdrawn", ())]
+    back += [f"reinstated {seq}" for seq in body.get("reinstated", ())]
     if entry.kind == "repair":
         told = ["all batches solved together"]
     told += [f"efficacy {was:.3f} to {now:.3f}" for was, now in [body["effect"][EFFICACY]]] if "effect" in body else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
@@ -52,7 +51,7 @@ of its store, `{about["entry"]}`. Edited layers: {", ".join(map(str, config["lay
 
 
 def _row(reader: Reader, fact: FactLife) -> str:
-    body: dict[str, Any] = reader.history()[fact.seq].body
+    body = reader.history()[fact.seq].body
     cells = [
         fact.id,
         fact.question,

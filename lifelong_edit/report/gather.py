@@ -6,17 +6,22 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lifelong_edit.engine import Reader
 from lifelong_edit.engine.change.budget import default_limits
 from lifelong_edit.engine.measure.scores import EFFICACY, measurements
 from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.store.bodies import WeightTelemetry
 from lifelong_edit.tracking.health import HealthLimits
 from lifelong_edit.tracking.retention import Forgotten, Measured, RetentionMatrix, forgetting_curve, series
 
 NAMED = 5  # subjects that a moment names
-OF_TELEMETRY = {"preservation": "preservation", "capacity": "capacity", "norm": "relative_norm"}
+OF_TELEMETRY: Mapping[str, Literal["preservation", "capacity", "relative_norm"]] = {
+    "preservation": "preservation",
+    "capacity": "capacity",
+    "norm": "relative_norm",
+}
 Curve = list[tuple[int, float]]  # seq, value
 
 
@@ -124,7 +129,7 @@ def _signs(entries: Sequence[Entry]) -> dict[str, Curve]:
     for entry in entries:
         read = entry.body.get("telemetry", {}).values()
         for sign, figure in OF_TELEMETRY.items():
-            values = [one[figure] for one in read if one.get(figure) is not None]
+            values = [value for one in read if (value := one.get(figure)) is not None]
             if values:
                 curves.setdefault(sign, {})[entry.seq] = max(values)
         for sign, value in entry.body.get("vital", {}).get("signs", {}).items():
@@ -143,8 +148,10 @@ def _drift(entries: Sequence[Entry]) -> dict[str, Curve]:
 
 def _capacity(entries: Sequence[Entry]) -> dict[str, float]:
     """The share of its directions that facts take up, to every edited weight, at the newest entry that says it."""
-    newest: Mapping[str, Any] = next((e.body["telemetry"] for e in reversed(entries) if "telemetry" in e.body), {})
-    return {weight: read["capacity"] for weight, read in newest.items() if read["capacity"] is not None}
+    newest: Mapping[str, WeightTelemetry] = next(
+        (e.body["telemetry"] for e in reversed(entries) if "telemetry" in e.body), {}
+    )
+    return {weight: share for weight, read in newest.items() if (share := read["capacity"]) is not None}
 
 
 def _rows(

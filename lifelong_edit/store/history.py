@@ -1,44 +1,23 @@
 """The state of a store as a fold over its ledger: which facts are active, and which columns hold them.
 
 Nothing here reads files or computes on weights. `History.of` folds entries with one function for each kind of entry
-(`STEPS`); the functions at the end look up the facts and entries that people name.
-
-What an entry's body holds. Always ``kind``, ``time`` (UTC, ISO 8601), ``actor``, ``reason`` (may be null),
-``versions`` (name: version) and ``seed``; ``seq``, ``prev`` and ``requests`` (id: content digest) are the ledger's.
-
-* ``init``: ``config``, ``fingerprint`` of the base model, ``contexts`` (list), ``base_weights`` (digest).
-* ``edit``, ``replace``: ``facts``, each ``{"id", "slot", "request", ...}`` with the request as `EditRequest.to_dict`
-  gives it; ``method``, ``hyperparameters``.
-* ``revert``: ``facts``, the ids that are taken out; ``restored``, ids that are active again thereby; ``to``, the seq
-  whose active facts are wanted.
-* ``protect``: as ``edit``, facts of the base that are to stay as they are; a column for them alone has no residual.
-* ``restore``: ``facts``, the ids that are active again.
-* ``relax``, ``repair``: refits, which change how the weights hold the active facts and not which. ``relax`` brings
-  columns with a lower ridge for ``facts``; ``repair`` makes one batch of all that was written before it. A refit is in
-  force until a ``revert`` has its seq in ``withdrawn``, and again when one has it in ``reinstated``.
-* ``tag``: ``tag``, a name for the entry ``target``. ``measure``: figures of the model as it is, ``drift`` among them.
-
-An entry that changes the weights has ``record`` and ``weights`` (digests). It may have ``superseded``, the ids that
-others stand in for from now on, and ``columns``: to each column of its record the ids of the facts it was optimised
-for, with ``loss`` and ``steps``, where and when that ended. What was measured is in ``scores``, {metric: {fact id:
-value}}, and by cohort in ``retention``; right after an edit it is the edit's own facts.
-
-A kind that is not named here may change the weights in ways this version cannot know, and is refused.
+(`STEPS`); `bodies` says what an entry holds. The functions at the end look up what people name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.facts import statement_of
+from lifelong_edit.store.bodies import Body, added_facts, named_facts
 from lifelong_edit.store.ledger import Entry
 
 Status = Literal["active", "reverted", "superseded"]
 EDITS = ("edit", "replace")
-"""Entry kinds that add new facts."""
+"""Entry kinds that add new facts; `protect` adds facts that the base model has."""
 REFITS = ("relax", "repair")
 """Entry kinds that change how the weights hold the active facts, and not which facts are active."""
 PREFIX = 4  # the fewest characters that may abbreviate an id or a digest
@@ -118,9 +97,10 @@ class History:
 
     def then(self, seq: int, kind: str, body: Mapping[str, Any]) -> History:
         """The history with one more entry, committed or only planned; `StoreCorrupt` when it does not fit."""
-        changed, written = step(self.facts, seq, kind, body)
+        planned = cast(Body, body)
+        changed, written = step(self.facts, seq, kind, planned)
         own = {seq: kind} if kind in REFITS else {}
-        withdrawn = withdrawn_after(self.refits, self.withdrawn, seq, body)
+        withdrawn = withdrawn_after(self.refits, self.withdrawn, seq, planned)
         return History({**self.facts, **changed}, (*self.columns, *written), {**self.refits, **own}, withdrawn)
 
     @property
@@ -180,9 +160,7 @@ def lives(entries: Iterable[Entry]) -> dict[str, FactLife]:
     return dict(History.of(entries).facts)
 
 
-def step(
-    facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]
-) -> tuple[Changes, tuple[Column, ...]]:
+def step(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tuple[Changes, tuple[Column, ...]]:
     """One step of the fold: the facts that an entry changes, as they are after it, and the columns of its record."""
     taken = STEPS.get(kind)
     if taken is None:
@@ -195,9 +173,9 @@ def step(
         raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
 
 
-def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[str, Any]) -> tuple[Column, ...]:
+def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tuple[Column, ...]:
     # Format 1 had a column for each fact of an edit and did not say so.
-    alone = [[fact["id"]] for fact in body["facts"]] if kind == "edit" else []
+    alone = [[fact["id"]] for fact in added_facts(body)] if kind == "edit" else []
     columns = []
     for index, ids in enumerate(body.get("columns", alone)):
         slots = {facts[id].slot for id in ids}
@@ -207,9 +185,7 @@ def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Mapping[s
     return tuple(columns)
 
 
-def withdrawn_after(
-    refits: Mapping[int, str], withdrawn: frozenset[int], seq: int, body: Mapping[str, Any]
-) -> frozenset[int]:
+def withdrawn_after(refits: Mapping[int, str], withdrawn: frozenset[int], seq: int, body: Body) -> frozenset[int]:
     """The seqs of the withdrawn refits after an entry, which may withdraw some and reinstate others."""
     try:
         gone, back = frozenset(body.get("withdrawn", ())), frozenset(body.get("reinstated", ()))
@@ -220,28 +196,31 @@ def withdrawn_after(
     return (withdrawn | gone) - back
 
 
-def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Mapping[str, Any]) -> Changes:
+def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Body) -> Changes:
     return {}
 
 
-def _edit(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    written = {f["id"]: FactLife(f["id"], seq, f["request"], f["slot"], "active", seq) for f in body["facts"]}
-    if len(written) != len(body["facts"]) or written.keys() & facts.keys():
+def _edit(facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
+    added = added_facts(body)
+    written = {f["id"]: FactLife(f["id"], seq, f["request"], f["slot"], "active", seq) for f in added}
+    if len(written) != len(added) or written.keys() & facts.keys():
         raise ValueError("a fact id is written twice")
     return written
 
 
-def _protect(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
+def _protect(facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
     return {id: replace(fact, protected=True) for id, fact in _edit(facts, seq, body).items()}
 
 
-def _revert(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    reverted = {id: replace(fact, status="reverted", since=seq) for id, fact in _taken(facts, body["facts"]).items()}
+def _revert(facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
+    reverted = {
+        id: replace(fact, status="reverted", since=seq) for id, fact in _taken(facts, named_facts(body)).items()
+    }
     return reverted | _restored(facts, seq, body.get("restored", []))
 
 
-def _restore(facts: Mapping[str, FactLife], seq: int, body: Mapping[str, Any]) -> Changes:
-    return _restored(facts, seq, body["facts"])
+def _restore(facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
+    return _restored(facts, seq, named_facts(body))
 
 
 def _restored(facts: Mapping[str, FactLife], seq: int, ids: list[str]) -> Changes:
@@ -266,7 +245,7 @@ def _taken(facts: Mapping[str, FactLife], ids: list[str]) -> Changes:
     return taken
 
 
-STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Mapping[str, Any]], Changes]] = {
+STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Body], Changes]] = {
     "init": _unchanged,
     "edit": _edit,
     "replace": _edit,

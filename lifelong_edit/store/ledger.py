@@ -15,6 +15,7 @@ from sqlite_utils import Database
 
 from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_digest, canonical_json
+from lifelong_edit.store.bodies import Body
 from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.objects import is_digest
 from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, format_of, migrate
@@ -35,7 +36,7 @@ class Entry:
     seq: int
     digest: str
     prev: str
-    body: dict[str, Any]
+    body: Body
 
     @property
     def kind(self) -> str:

@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from lifelong_edit.errors import StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_json
+from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.history import EDITS, FactLife, lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
@@ -235,7 +236,7 @@ def _fits(record: Record, entry: Entry) -> bool:
             places = zip(record.facts, body["columns"], strict=True)
             return all(fact in column for fact, column in places)
         if entry.kind in EDITS:
-            return list(record.facts) == [fact["id"] for fact in body["facts"]]
+            return list(record.facts) == [fact["id"] for fact in added_facts(body)]
         named = {*body["facts"], *body.get("restored", ()), *body.get("superseded", ())}
         return set(body["facts"]) <= set(record.facts) <= named
     except (KeyError, TypeError, ValueError):

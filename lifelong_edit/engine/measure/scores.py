@@ -14,6 +14,7 @@ from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import EDITS, Entry, FactLife, History
+from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.retention import Measured
 from lifelong_edit.tracking.scores import measure, score_continuations
@@ -80,7 +81,7 @@ def measurements(entries: Iterable[Entry], metric: str) -> Iterator[Measured]:
     cohorts: dict[str, int] = {}
     for entry in entries:
         if entry.kind in EDITS:
-            cohorts |= {fact["id"]: entry.seq for fact in entry.body["facts"]}
+            cohorts |= {fact["id"]: entry.seq for fact in added_facts(entry.body)}
         for id, value in entry.body.get("scores", {}).get(metric, {}).items():
             if value is not None:
                 yield Measured(entry.seq, cohorts[id], id, value)

@@ -28,6 +28,7 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import GENESIS, ObjectStore, Store
+from lifelong_edit.store.bodies import Body
 from lifelong_edit.tracking.watch import Watch, Watched
 
 Model = str | Path | EditableModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -123,7 +124,7 @@ def _body(
     }
 
 
-def pinned_metrics(store: Store, init: dict[str, Any], settings: EditorSettings) -> dict[int, Metric]:
+def pinned_metrics(store: Store, init: Body, settings: EditorSettings) -> dict[int, Metric]:
     """The metrics of the edited layers from the second moments the store is pinned to, by digest."""
     statistics = ObjectStore(store.layout.statistics)
     return {

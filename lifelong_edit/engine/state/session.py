@@ -61,7 +61,7 @@ class Session:
         if not entries:
             raise StoreError(f"The store in {store.layout.root} was never finished. Create it again in this folder.")
         self.store = store
-        self.init: dict[str, Any] = entries[0].body
+        self.init = entries[0].body
         self.settings = EditorSettings.from_dict(self.init["config"])
         self.contexts: tuple[str, ...] = tuple(self.init["contexts"])
         self.library = Library(store, entries)
