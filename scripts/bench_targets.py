@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from serial_targets import serial_target
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +26,7 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests
+from serial_targets import serial_target
 
 SAME_STEP, DIFFERENCE, FASTER = 0.99, 1e-4, 3.0
 WARM_UP = 2

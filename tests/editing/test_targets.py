@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from serial_targets import serial_target
 from torch import Tensor
 
 from lifelong_edit.editing.frozen import FrozenRows
@@ -19,6 +18,7 @@ from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import captured
 from lifelong_edit.model.subject import encode
+from serial_targets import serial_target
 from tests.models import MODEL_TYPES
 from tests.samples import CONTEXTS, REQUESTS, lively_editable
 

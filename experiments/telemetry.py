@@ -1,6 +1,6 @@
 """How well stored keys and values tell which facts the model has forgotten, and which edit did it.
 
-    python scripts/rank_telemetry.py      # docs/telemetry.md; the raw rows beside it, measured rows are kept
+    python experiments/telemetry.py      # docs/telemetry.md; the raw rows beside it, measured rows are kept
 
 Streams on the bundled model in batches of 10. At 200, 300, ..., 600 facts all facts are asked; those said right after
 their edit and no longer are forgotten. They are ranked by the predicted residual and by the risk (`algebra.risk`).
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from findings import rows_of, spearman, write_below
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
@@ -34,9 +33,10 @@ from lifelong_edit.tracking.scores import score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests
 from lifelong_edit.world.text import Writer
+from results import rows_of, spearman, write_below
 
 BATCH, FACTS, STOPS, ACCUSED = 10, 600, range(200, 601, 100), 30
-MARKER = "<!-- rank_telemetry.py writes what follows -->"
+MARKER = "<!-- telemetry.py writes what follows -->"
 Row = dict[str, Any]
 
 

@@ -1,6 +1,6 @@
 """Stream edits in batch memory until the model collapses, and in joint memory beside it, by batches of 1, 10 and 100.
 
-    python scripts/collapse.py            # docs/collapse.md and docs/collapse.png; the raw rows beside them
+    python experiments/collapse.py            # docs/collapse.md and docs/collapse.png; the raw rows beside them
 
 Batch memory is the published sequential procedure (ROME for batches of 1, EMMET for larger ones: no ridge, live
 targets) in layer 2 of the bundled model; joint memory is the project's default; beside it joint memory with no ridge
@@ -22,7 +22,6 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from findings import rows_of, write_below
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -39,6 +38,7 @@ from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
 from lifelong_edit.world.text import Writer
+from results import rows_of, write_below
 
 SIZES, WATCHED, MEASURED, STEP, COHORT = (1, 10, 100), 200, 300, 50, 50
 MEMORIES: dict[str, dict[str, Any]] = {

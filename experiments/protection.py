@@ -1,6 +1,6 @@
 """What protection buys: recall of protected and of other untouched facts while 600 facts are edited.
 
-    python scripts/protection.py          # docs/protection.md
+    python experiments/protection.py          # docs/protection.md
 
 The bundled model, batches of 10, joint memory, once with the eased ridges of the default and once with one ridge of
 half the mean key mass. 150 facts of people that nobody edits are protected: not at all, through the second moment at
@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import fmean as mean
 
 import torch
-from benches import Bench, known, tiny
-from findings import write_below
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benches import Bench, known, tiny
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
+from results import write_below
 
 PROTECTED, STOPS = 150, (200, 400, 600)
 WAYS = {"nothing": None, "second moment, weight 1": 1.0, "second moment, weight 10": 10.0, "columns": 0.0}
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    about = f"`scripts/protection.py`: 600 facts, batches of 10, {PROTECTED} protected facts, seed {chosen.seed}."
+    about = f"`experiments/protection.py`: 600 facts, batches of 10, {PROTECTED} protected facts, seed {chosen.seed}."
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as scratch:
         bench = tiny(Path(scratch), chosen.seed)

@@ -1,6 +1,6 @@
 """Measure every combination of memory, targets and ridge on the bundled model, and write the table that decides.
 
-    python scripts/choose_default.py --seeds 0 1 2 --jobs 2 --out docs/default_combination.md
+    python experiments/default_combination.py --seeds 0 1 2 --jobs 2 --out docs/default_combination.md
 
 One stream of distinct people per seed, in batches of 32; figures at facts / d_in = 0.25, 0.5, 0.75 and 1. A ridge is
 fixed, in mean key masses, or eased: large, and halved for the facts that need it, as they are written and by `relax`
@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from findings import rows_of
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from lifelong_edit.tracking.scores import argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
+from results import rows_of
 
 BATCH, COHORT, SAMPLE = 32, 64, 192
 LOADS = (0.25, 0.5, 0.75, 1.0)

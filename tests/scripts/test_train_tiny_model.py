@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from train_tiny_model import ROW, Packer, attention_masks, orthogonalised
 
 from lifelong_edit.model.loading import load
 from lifelong_edit.world.generator import World
-from tests.test_tiny_world import FOLDER
+from tests.world.test_tiny_world import FOLDER
+from train_tiny_model import ROW, Packer, attention_masks, orthogonalised
 
 
 def row() -> torch.Tensor:

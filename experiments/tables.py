@@ -1,7 +1,7 @@
 """Stream 600 facts in joint and batch memory, by MEMIT and EMMET, and write the table and the picture of how they fare.
 
-    python scripts/tables.py                                   # the bundled model, batches of 10
-    LIFELONG_EDIT_DATA=... python scripts/tables.py --world real   # known CounterFact cases, batches of 50
+    python experiments/tables.py                                   # the bundled model, batches of 10
+    LIFELONG_EDIT_DATA=... python experiments/tables.py --world real   # known CounterFact cases, batches of 50
 
 Through the public engine, with its defaults but for what a row says. Joint memory with eased ridges relaxes after every
 100 facts. Rows go to a JSONL file under docs/, and what it holds is not measured again.
@@ -19,15 +19,15 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from benches import WORLDS, Bench, Row, figures, known
-from findings import rows_of
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benches import WORLDS, Bench, Row, figures, known
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
+from results import rows_of
 
 FIGURES = [
     "all ea",
@@ -135,7 +135,7 @@ def main() -> None:
                     file.writelines(json.dumps(row) + "\n" for row in rows)
     rows = rows_of(raw)
     picture(rows, chosen.out / f"tables_{chosen.world}.png")
-    about = f"`scripts/tables.py --world {chosen.world}` measured this: {BESIDE[chosen.world]}, seed {chosen.seed}."
+    about = f"`experiments/tables.py --world {chosen.world}` measured this: {BESIDE[chosen.world]}, seed {chosen.seed}."
     text = f"# 600 facts, {BESIDE[chosen.world]}\n\n{about}\n\n{table(rows)}\n\n![](tables_{chosen.world}.png)\n"
     (chosen.out / f"tables_{chosen.world}.md").write_text(text, encoding="utf-8")
 

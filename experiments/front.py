@@ -1,8 +1,8 @@
 """Stream facts under many settings and find the front between what holds (efficacy) and what stays (untouched recall).
 
-    python scripts/front.py world=tiny memory=joint,batch ridge=0.03,0.1     # every combination of the values given
-    LIFELONG_EDIT_DATA=... python scripts/front.py world=real layers=1 entities=1 stop=0.2
-    python scripts/front.py --table                                          # docs/front.md and docs/front.png
+    python experiments/front.py world=tiny memory=joint,batch ridge=0.03,0.1     # every combination of the values given
+    LIFELONG_EDIT_DATA=... python experiments/front.py world=real layers=1 entities=1 stop=0.2
+    python experiments/front.py --table                                          # docs/front.md and docs/front.png
 
 `world=tiny` edits the bundled model in batches of 10, `world=real` edits known CounterFact cases on the model
 `real-facts` in batches of 50. What is measured is kept out of what is protected: a third group of subjects, neither
@@ -22,11 +22,10 @@ from pathlib import Path
 from statistics import fmean as mean
 
 import torch
-from benches import EDITED, WORLDS, Bench, Row, figures, json_lines, known
-from findings import write_below
 from tabulate import tabulate
 from torch import Tensor
 
+from benches import EDITED, WORLDS, Bench, Row, figures, json_lines, known
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import Memory, append, base_residuals, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
@@ -36,6 +35,7 @@ from lifelong_edit.editing.spread import LayerState, spread
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
+from results import write_below
 
 BLOCK = 100
 COLUMNS = ["all ea", "newest ea", "oldest ea", *(f"sample {figure}" for figure in ("pa", "ns", "na", "aa"))]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import collapse
 import hard_edits
-import pytest
 from hard_edits import Candidate, Trial
-
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.budget import Budget
 from lifelong_edit.errors import HealthStop
@@ -18,7 +18,7 @@ from lifelong_edit.tracking.watch import Watch
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
-from tests.test_tiny_world import FOLDER
+from tests.world.test_tiny_world import FOLDER
 
 WORLD = World.generate(BUNDLED_SEED)
 STREAM = edit_requests(WORLD, 6, seed=0)

@@ -1,6 +1,6 @@
 """Find the requests that hurt the bundled model most, by measurement, and see what they do and what catches them.
 
-    python scripts/hard_edits.py          # docs/hard_edits.md, and the set itself: docs/hard_edits.jsonl
+    python experiments/hard_edits.py          # docs/hard_edits.md, and the set itself: docs/hard_edits.jsonl
 
 In the spirit of HardEdit (arXiv 2402.09656): candidates of several kinds, one to four requests each, are written one
 after the other by plain ROME in batch memory, and taken out again. What an edit costs facts about other people, in
@@ -25,11 +25,10 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from collapse import MEMORIES, Run, created, ending, stopped, watch_of
-from findings import spearman, write_below
 from tabulate import tabulate
 from tqdm import tqdm
 
+from collapse import MEMORIES, Run, created, ending, stopped, watch_of
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.budget import Budget, OnRed
 from lifelong_edit.errors import SolveError
@@ -40,6 +39,7 @@ from lifelong_edit.world.generator import BUNDLED_SEED, World, WorldFact
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.skills import CATEGORIES, DAYS, WORDS
 from lifelong_edit.world.tasks import held_out_stories
+from results import spearman, write_below
 
 SEARCHED, WATCHED, MEASURED, ORDINARY, STEP = 150, 200, 300, 600, 5
 OPENINGS = ("Now", "Then", "So", "And")

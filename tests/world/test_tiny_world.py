@@ -23,7 +23,7 @@ from lifelong_edit.world.requests import edit_requests
 from lifelong_edit.world.skills import SKILLS, skill_tasks
 from lifelong_edit.world.tasks import held_out_stories
 
-FOLDER = Path(__file__).parents[1] / "checkpoints" / "tiny-world"
+FOLDER = Path(__file__).parents[2] / "checkpoints" / "tiny-world"
 LIMIT = 16 * 2**20
 
 

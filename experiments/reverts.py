@@ -26,7 +26,6 @@ from pathlib import Path
 from statistics import fmean, median
 
 import torch
-from findings import spearman
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
@@ -47,6 +46,7 @@ from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.scores import Score, score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
+from results import spearman
 
 BATCH, OTHERS, PROBES, LIVE, REPEATS = 10, 60, 200, 100, 7
 FIXED = EditorSettings(ridge=0.5, halvings=0)  # law (b) wants a ridge that does not depend on other facts
