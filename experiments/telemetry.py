@@ -92,7 +92,7 @@ def ranking(editor: LifelongEditor, learnt: dict[str, bool]) -> tuple[Row, list[
     """The figures of the ranking over all learnt facts, and the forgotten ones."""
     ids = [id for id, said in learnt.items() if said]
     facts = editor.facts()
-    pairs = [(facts[id].question, facts[id].request["target_new"]) for id in ids]
+    pairs = [(facts[id].question, facts[id].request.target_new) for id in ids]
     scores = score_continuations(editor.model, editor.editable.tokenizer, pairs)
     lost = torch.tensor([not score.argmax for score in scores])
     loss = torch.tensor([score.nll for score in scores])

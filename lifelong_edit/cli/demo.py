@@ -155,7 +155,7 @@ class TakenBack:
 
 def _take_back(editor: LifelongEditor, base: EditableModel, request: EditRequest) -> TakenBack:
     """Revert one fact from the middle of the stream."""
-    fact = next(fact for fact in editor.facts().values() if fact.request["subject"] == request.subject)
+    fact = next(fact for fact in editor.facts().values() if fact.request.subject == request.subject)
     question = request.question
     before, edited = answer(base, question), answer(editor.editable, question)
     editor.revert(fact.id, actor="demo", reason="shown in the demo")

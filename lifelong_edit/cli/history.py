@@ -232,7 +232,7 @@ def fact_text(
     rows: list[tuple[str, str | None]] = [
         ("fact", fact.id),
         ("asks", statement(fact)),
-        ("before", fact.request.get("target_true")),
+        ("before", fact.request.target_true),
         ("status", f"{fact.status}{by} since entry {fact.since}{', protected' if fact.protected else ''}"),
         ("value", _value_text(fact, value)),
         ("residual", None if residual is None else f"{residual:.3f} of what was to change is missing, by prediction"),
@@ -272,4 +272,5 @@ def _value_text(fact: FactLife, value: Value | None) -> str | None:
 def _measured_by(fact: FactLife) -> str | None:
     """The texts that measure the edit, counted."""
     fields = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
-    return ", ".join(f"{len(fact.request[name])} {name}" for name in fields if name in fact.request) or None
+    counts = {name: len(getattr(fact.request, name)) for name in fields}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or None

@@ -222,7 +222,7 @@ def foretell_one(
         old = fact_named(reader.facts(), fact)
         if old.status != "active":
             raise RequestError(f"fact {old.id!r} is {old.status} since entry {old.since}. Restore it first.")
-        request = EditRequest.from_dict({**old.request, "id": None, "target_new": target})
+        request = EditRequest.from_dict({**old.request.to_dict(), "id": None, "target_new": target})
         row = SourcedRequest(request, "replace", 1)
         found = preview(reader, Survey((row,), ()), [[row]], method)
     tell(as_json, found, _preview_text(found, "replace", TOP))

@@ -15,6 +15,7 @@ import typer
 from tabulate import tabulate
 from tqdm import tqdm
 
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, FactLife
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def json_line(document: Any) -> str:
 
 def jsonable(value: Any) -> Any:
     """Dataclasses as objects, paths as texts, and null for a number that JSON does not have."""
+    if isinstance(value, EditRequest):
+        return value.to_dict()
     if is_dataclass(value):
         return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -110,7 +113,7 @@ DONE = {
 
 def statement(fact: FactLife) -> str:
     """What the fact asks for: ``'Ada Quill was born in' -> 'Marn'``."""
-    return printable(f"{fact.question!r} -> {fact.request.get('target_new')!r}")
+    return printable(f"{fact.question!r} -> {fact.request.target_new!r}")
 
 
 def told_facts(facts: Sequence[FactLife], told: str) -> list[str]:

@@ -95,7 +95,7 @@ class LifelongEditor(Keeper):
             raise RequestError(
                 f"fact {old.id!r} is {old.status} since seq {old.since}. Restore it, or apply a new one."
             )
-        request = EditRequest.from_dict({**old.request, "id": None, "target_new": target})
+        request = EditRequest.from_dict({**old.request.to_dict(), "id": None, "target_new": target})
         return self._edit("replace", [request], method, None, actor, reason)
 
     def protect(

@@ -21,7 +21,7 @@ def origin(reader: Reader, view: View) -> dict[str, str]:
 def edits_jsonl(view: View) -> str:
     """The active facts as requests, a line each, in ledger order: what `apply` and `stream` read."""
     return "".join(
-        json.dumps({**fact.request, "id": fact.id}, ensure_ascii=False) + "\n" for fact in view.facts.values()
+        json.dumps({**fact.request.to_dict(), "id": fact.id}, ensure_ascii=False) + "\n" for fact in view.facts.values()
     )
 
 
@@ -55,7 +55,7 @@ def _row(reader: Reader, fact: FactLife) -> str:
     cells = [
         fact.id,
         fact.question,
-        fact.request["target_new"],
+        fact.request.target_new,
         fact.seq,
         body["time"],
         body.get("actor"),

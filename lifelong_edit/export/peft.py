@@ -15,7 +15,6 @@ from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError
 from lifelong_edit.export.card import EDITS, edits_jsonl, model_card, origin
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.outputs import new_folder, size_of
 from lifelong_edit.tracking.scores import score_continuations
 
@@ -112,7 +111,7 @@ def _efficacy(
     reader: Reader, view: View, factors: dict[str, tuple[Tensor, Tensor, float]]
 ) -> tuple[float, float] | None:
     """The share of active facts that are the first choice, exact and with the adapter."""
-    requests = [EditRequest.from_dict(fact.request) for fact in view.facts.values() if not fact.protected]
+    requests = [fact.request for fact in view.facts.values() if not fact.protected]
     if not requests:
         return None
     pairs, editable = [(request.question, request.target_new) for request in requests], view.editable

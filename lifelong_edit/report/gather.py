@@ -171,7 +171,7 @@ def _rows(
                 fact.seq,
                 "protected" if fact.protected and fact.status == "active" else fact.status,
                 fact.question,
-                str(fact.request.get("target_new", "")),
+                fact.request.target_new,
                 first,
                 own[-1].value if own else None,
                 own[-1].seq if own else None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from lifelong_edit.errors import RequestError, StoreCorrupt
-from lifelong_edit.facts import statement_of
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.store.bodies import Body, added_facts, named_facts
 from lifelong_edit.store.ledger import Entry
 
@@ -34,7 +34,7 @@ class FactLife:
 
     id: str
     seq: int
-    request: dict[str, Any]
+    request: EditRequest
     slot: str
     status: Status = "active"
     since: int = -1
@@ -44,12 +44,12 @@ class FactLife:
     @property
     def question(self) -> str:
         """The prompt with the subject in its place, without trailing blanks."""
-        return str(self.request.get("prompt", "")).replace("{}", str(self.request.get("subject", ""))).rstrip()
+        return self.request.question
 
     @property
     def statement(self) -> tuple[str, str]:
         """Prompt and subject in one spelling; of the facts with equal statements at most one is active."""
-        return statement_of(str(self.request.get("prompt", "")), str(self.request.get("subject", "")))
+        return self.request.statement
 
 
 @dataclass(frozen=True, order=True)
@@ -169,7 +169,7 @@ def step(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tupl
         changed = taken(facts, seq, body)
         changed |= _superseded(facts, changed, body.get("superseded", []), seq)
         return changed, _columns({**facts, **changed}, seq, kind, body)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RequestError) as error:
         raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
 
 
@@ -202,7 +202,9 @@ def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Body) -> Change
 
 def _edit(facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
     added = added_facts(body)
-    written = {f["id"]: FactLife(f["id"], seq, f["request"], f["slot"], "active", seq) for f in added}
+    written = {
+        f["id"]: FactLife(f["id"], seq, EditRequest.from_dict(f["request"]), f["slot"], "active", seq) for f in added
+    }
     if len(written) != len(added) or written.keys() & facts.keys():
         raise ValueError("a fact id is written twice")
     return written

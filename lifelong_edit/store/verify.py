@@ -210,7 +210,7 @@ def _facts(ledger: Ledger, entries: Sequence[Entry]) -> Findings:
 
 def _shown(fact: FactLife) -> dict[str, Any]:
     request = fact.request
-    texts = {"subject": request.get("subject"), "prompt": request.get("prompt"), "target": request.get("target_new")}
+    texts = {"subject": request.subject, "prompt": request.prompt, "target": request.target_new}
     return {"id": fact.id, "slot": fact.slot, "seq": fact.seq, "status": fact.status, "since": fact.since, **texts}
 
 

@@ -433,7 +433,7 @@ def test_a_float32_edit_survives_and_says_so(tmp_path: Path) -> None:
         assert all(share > 0.999 for share in commit.survived.values())
         assert commit.entry is not None
         assert (commit.entry.body["actor"], commit.entry.body["reason"]) == ("ada", "a test")
-        assert [fact.request["prompt"] for fact in commit.facts] == [request.prompt for request in BATCHES[0]]
+        assert [fact.request.prompt for fact in commit.facts] == [request.prompt for request in BATCHES[0]]
 
 
 def test_the_base_model_is_edited_in_place_and_closing_keeps_the_edits(tmp_path: Path) -> None:

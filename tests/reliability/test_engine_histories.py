@@ -29,7 +29,6 @@ from hypothesis.stateful import (
 from safetensors.numpy import load_file
 
 from lifelong_edit.engine import Commit, LifelongEditor
-from lifelong_edit.facts import EditRequest
 from tests.reliability.engines import (
     PROMPTS,
     SUBJECTS,
@@ -130,7 +129,7 @@ class Histories(RuleBasedStateMachine):
         if self.kind["targets"] == "base":
             lives = [self.editor.facts()[id] for id in facts]
             (part,) = parts.values()
-            wanted = made_up_delta([EditRequest.from_dict(fact.request) for fact in lives], len(part["base_residuals"]))
+            wanted = made_up_delta([fact.request for fact in lives], len(part["base_residuals"]))
             assert np.array_equal(part["base_residuals"], wanted * (not all(fact.protected for fact in lives)))
 
     def write(self, verb: str, asked: Sequence[Words], death: str | None, ridge: float | None) -> None:

@@ -90,7 +90,7 @@ def test_hostile_texts_are_found_as_they_were_given(scratch: Path) -> None:
             assert select(store, "SELECT count(*) FROM facts WHERE instr(subject, ?) > 0", text) == [
                 (sum(text in subject for subject, *_ in facts.values()),)
             ]
-        assert {id: (f.request["subject"], f.seq, f.status) for id, f in lives(store.ledger.entries()).items()} == facts
+        assert {id: (f.request.subject, f.seq, f.status) for id, f in lives(store.ledger.entries()).items()} == facts
         assert select(store, "SELECT id, subject, seq, status FROM facts") == [
             (id, *fact) for id, fact in facts.items()
         ]

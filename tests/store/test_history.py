@@ -15,6 +15,11 @@ from lifelong_edit.store import Column, Entry, History, lives
 TIME = {"time": "2026-01-01T00:00:00Z"}
 
 
+def asking(prompt: str, subject: str) -> dict[str, str]:
+    """A request as the ledger keeps it."""
+    return {"prompt": prompt, "subject": subject, "target_new": "Oran"}
+
+
 def chain(*bodies: dict[str, Any]) -> list[Entry]:
     entries: list[Entry] = []
     for body in bodies:
@@ -23,7 +28,7 @@ def chain(*bodies: dict[str, Any]) -> list[Entry]:
 
 
 def edit(*ids: str) -> dict[str, Any]:
-    return {"kind": "edit", "facts": [{"id": id, "slot": f"s-{id}", "request": {"subject": id}} for id in ids]}
+    return {"kind": "edit", "facts": [{"id": id, "slot": f"s-{id}", "request": asking(f"{id} {{}}", id)} for id in ids]}
 
 
 def revert(*ids: str) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def restore(*ids: str, **more: Any) -> dict[str, Any]:
 
 def shared(*columns: list[str], **more: Any) -> dict[str, Any]:
     """An edit whose facts, those not written before, all belong to one slot and answer prompts of their own."""
-    new = [{"id": id, "slot": "s", "request": {"subject": "S", "prompt": id[0]}} for id in more.pop("new")]
+    new = [{"id": id, "slot": "s", "request": asking(f"{id[0]} {{}}", "S")} for id in more.pop("new")]
     return {"kind": "edit", "facts": new, "columns": list(columns), **more}
 
 
@@ -59,7 +64,7 @@ def test_edits_are_active_in_ledger_order_until_reverted() -> None:
     assert ids(entries) == {1: ["a"], 3: ["c"]}
     fates = lives(entries)
     assert list(fates) == ["b", "a", "c"]
-    assert [(f.seq, f.since, f.slot, f.request["subject"], f.status) for f in fates.values()] == [
+    assert [(f.seq, f.since, f.slot, f.request.subject, f.status) for f in fates.values()] == [
         (1, 4, "s-b", "b", "reverted"),
         (1, 1, "s-a", "a", "active"),
         (3, 3, "s-c", "c", "active"),

@@ -18,7 +18,6 @@ from lifelong_edit.engine.measure.scores import said
 from lifelong_edit.engine.state.layers import EditedLayer, standing
 from lifelong_edit.engine.state.library import ByWeight
 from lifelong_edit.engine.state.session import Session
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import History
 
@@ -102,7 +101,7 @@ def _optimised(
         )
         for n, layer in session.head.layers.items()
     }
-    requests = [[EditRequest.from_dict(after.facts[id].request) for id in group] for group in groups]
+    requests = [[after.facts[id].request for id in group] for group in groups]
     names = [group[-1] for group in groups]
     fixed = [i for i, group in enumerate(groups) if all(after.facts[id].protected for id in group)]
     edit = edit_batch(editable, requests, names, states, session.contexts, session.settings, place, fixed)

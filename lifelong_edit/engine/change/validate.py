@@ -73,9 +73,9 @@ def _fact_id(request: EditRequest, known: Mapping[str, FactLife]) -> str:
     again = 1
     while id in known:
         fact = known[id]
-        if content_digest(EditRequest.from_dict(fact.request)) != content:
+        if content_digest(fact.request) != content:
             raise RequestError(
-                f"request id {id!r} was used at seq {fact.seq} for another edit, {fact.request['prompt'][:60]!r}. "
+                f"request id {id!r} was used at seq {fact.seq} for another edit, {fact.request.prompt[:60]!r}. "
                 "Give the new request its own id."
             )
         if request.id is not None or fact.status == "active":

@@ -50,7 +50,7 @@ def evaluate(reader: Reader, metrics: Sequence[str] = (EFFICACY,), scope: Scope 
     }
     groups = {name: [f.id for f in part.of(active, seed, risks)] for name, part in parts.items() if part}
     asked = groups[ALL]
-    requests = [EditRequest.from_dict(facts[id].request) for id in asked]
+    requests = [facts[id].request for id in asked]
     base = measure(reader.at(0).editable, requests, metrics)
     now = measure(reader.editable, requests, metrics)
     return [

@@ -51,7 +51,7 @@ class Rehearsed:
     @property
     def leaders(self) -> list[EditRequest]:
         """A request of every new value's slot: all of a slot have one key."""
-        return [EditRequest.from_dict(self.history.facts[ids[0]].request) for _, ids in self.groups]
+        return [self.history.facts[ids[0]].request for _, ids in self.groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +135,14 @@ def cost(session: Session, rehearsed: Rehearsed) -> Cost:
     """Optimises a few of the new values, which are thrown away, and counts what the rest would be."""
     groups = [ids for _, ids in rehearsed.groups[:SAMPLE]]
     facts = rehearsed.history.facts
-    requests = [[EditRequest.from_dict(facts[id].request) for id in ids] for ids in groups]
+    requests = [[facts[id].request for id in ids] for ids in groups]
     layers = session.head.layers
     began = time.perf_counter()
     with target_weights(session):
         optimise_targets(session.editable, requests, max(layers), session.contexts, session.settings.target)
     each = (time.perf_counter() - began) / len(groups)
     new = [fact for id, fact in facts.items() if id not in session.head.history.facts]
-    texts = sum(2 * len(canonical_json(fact.request).encode()) for fact in new)  # the entry, and its row
+    texts = sum(2 * len(canonical_json(fact.request.to_dict()).encode()) for fact in new)  # the entry, and its row
     columns, after = len(rehearsed.groups), len(_placed(session, rehearsed))
     disk = texts + columns * sum(_column_bytes(layer) for layer in layers.values())
     tensors = {id(t): t for t in (*session.editable.model.parameters(), *session.editable.model.buffers())}

@@ -151,7 +151,7 @@ class _Taken:
 def _described(session: Session, rows: Survey, taken: _Taken, ridges: Ridges, progress: Progress | None) -> Preview:
     rehearsed = taken.rehearsed
     written = [id for commit in taken.commits for id in commit.write]
-    requests = [EditRequest.from_dict(rehearsed.history.facts[id].request) for id in written]
+    requests = [rehearsed.history.facts[id].request for id in written]
     said = [told for part in _parts(requests, progress) for told in _said(session, part)]
     facts = tuple(
         _fact(session, id, taken.lines[id], request, now)
@@ -203,7 +203,7 @@ def _contradictions(known: Mapping[str, FactLife], intake: Intake, lines: Mappin
     new = {request.statement: (id, request) for id, request in zip(intake.ids, intake.requests, strict=True)}
     for old in (known[id] for id in intake.superseded):
         id, request = new[old.statement]
-        yield Contradiction(lines[id], id, request.target_new, old.id, str(old.request["target_new"]))
+        yield Contradiction(lines[id], id, request.target_new, old.id, old.request.target_new)
 
 
 def _repeats(requests: Sequence[SourcedRequest]) -> Iterator[Repeat]:

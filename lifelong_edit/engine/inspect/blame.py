@@ -98,5 +98,5 @@ def _blamed(session: Session, slot: str, share: float, prompt: str, said: str) -
         weights[number] = layer.weight + removal(list(layer.columns.values()), layer.memory, gone).dense()
     with session.editable.rewritten(weights):
         without = answer(session.editable, prompt)
-    ids = sorted(history.slots()[slot], key=lambda id: not said.startswith(history.facts[id].request["target_new"]))
+    ids = sorted(history.slots()[slot], key=lambda id: not said.startswith(history.facts[id].request.target_new))
     return Blamed(tuple(ids), share, without)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from lifelong_edit.engine.change.plan import Change
 from lifelong_edit.engine.state.session import Session
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.scores import Score, score_continuations
 
 
@@ -80,7 +79,7 @@ def predicted(session: Session, change: Change) -> BlastRadius:
 def target_scores(session: Session, shifts: Sequence[Shift]) -> list[Score]:
     """How the live model says the facts of these shifts."""
     facts, editable = session.head.history.facts, session.editable
-    requests = [EditRequest.from_dict(facts[shift.fact].request) for shift in shifts]
+    requests = [facts[shift.fact].request for shift in shifts]
     pairs = [(request.question, request.target_new) for request in requests]
     return score_continuations(editable.model, editable.tokenizer, pairs)
 

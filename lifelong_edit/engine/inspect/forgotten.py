@@ -11,7 +11,6 @@ from lifelong_edit.algebra.telemetry import residual_parts
 from lifelong_edit.engine.state.layers import EditedLayer
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Column
 from lifelong_edit.store.history import fact_named
 from lifelong_edit.tracking.answers import answer
@@ -68,7 +67,7 @@ def forgotten(session: Session, name: str) -> Forgotten:
         raise RequestError(f"fact {fact.id!r} is {kind}, so no edit made the model forget it. Name an active edit.")
     value = history.chains()[fact.slot][-1]
     own, suspects, missing = _suspects(session, value)
-    request = EditRequest.from_dict(fact.request)
+    request = fact.request
     with editable.rewritten({n: layer.base for n, layer in session.head.layers.items()}):
         base = answer(editable, request.question)
     now, without = answer(editable, request.question), None

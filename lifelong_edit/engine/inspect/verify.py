@@ -14,7 +14,6 @@ from lifelong_edit.engine.state.layers import EditedLayer, standing
 from lifelong_edit.engine.state.library import Library
 from lifelong_edit.engine.state.session import Session, digest_of
 from lifelong_edit.errors import StoreCorrupt
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, History, Inspection, inspect
 
 SUM_TOLERANCE = 1e-6  # of the sum of all recorded deltas against the fold, relative to what was changed
@@ -119,7 +118,7 @@ def key_drift(session: Session) -> dict[str, float]:
     """To each edited weight the largest |k now - k recorded| / |k recorded| over the slots that stand."""
     history, drift = session.head.history, {}
     chains = {slot: chain[-1] for slot, chain in history.chains().items()}
-    requests = [EditRequest.from_dict(history.facts[min(c.facts)].request) for c in chains.values()]
+    requests = [history.facts[min(c.facts)].request for c in chains.values()]
     if not requests:
         return {layer.name: 0.0 for layer in session.head.layers.values()}
     for number, layer in session.head.layers.items():

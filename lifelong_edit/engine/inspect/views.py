@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from lifelong_edit.algebra.columns import Pair
 from lifelong_edit.engine.state.session import Session
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import FactLife, History
 from lifelong_edit.tracking.answers import answer
@@ -65,7 +64,7 @@ def difference(session: Session, a: int, b: int, prompts: Sequence[str] | None =
     gained = tuple(fact for id, fact in other.active.items() if id not in one.active)
     lost = tuple(fact for id, fact in one.active.items() if id not in other.active)
     if prompts is None:
-        prompts = list(dict.fromkeys(EditRequest.from_dict(fact.request).question for fact in (*gained, *lost)))
+        prompts = list(dict.fromkeys(fact.request.question for fact in (*gained, *lost)))
     said = []
     for layers in (mine, theirs):
         with session.editable.rewritten({n: layer.weight for n, layer in layers.items()}):

@@ -12,7 +12,6 @@ from typing import Any
 from lifelong_edit.engine.state.layers import EditedLayer
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import EDITS, Entry, FactLife, History
 from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.tracking.figures import Figure
@@ -54,7 +53,7 @@ class Scope:
 
 def scored(session: Session, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
     """The figures of these facts on the live model, by metric."""
-    return measure(session.editable, [EditRequest.from_dict(fact.request) for fact in facts], metrics)
+    return measure(session.editable, [fact.request for fact in facts], metrics)
 
 
 def said(
@@ -62,7 +61,7 @@ def said(
 ) -> list[bool]:
     """For each group of facts whether the model says all of them, confidently, while it holds these layers."""
     editable, limit = session.editable, -math.log(session.settings.confidence)
-    asked = {id: EditRequest.from_dict(history.facts[id].request) for group in groups for id in group}
+    asked = {id: history.facts[id].request for group in groups for id in group}
     pairs = [(request.question, request.target_new) for request in asked.values()]
     with editable.rewritten({n: layer.weight for n, layer in layers.items()}):
         scores = score_continuations(editable.model, editable.tokenizer, pairs)

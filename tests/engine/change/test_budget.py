@@ -103,7 +103,7 @@ def test_a_batch_that_is_too_much_is_tried_in_halves(
         editor.apply(REQUESTS[2:3], budget=Budget(every=9))  # not due: only what the budget says is read
         editor.revert("bo", probe=0)
         for commit in editor.stream(tmp_path / "edits.jsonl", batch=4, budget=budget):
-            done.append([fact.request["subject"] for fact in commit.facts])
+            done.append([fact.request.subject for fact in commit.facts])
     assert done == [[request.subject for request in REQUESTS[:2]]]
 
 

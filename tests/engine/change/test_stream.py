@@ -142,7 +142,7 @@ def test_lines_that_contradict_each_other_are_written_one_after_the_other(tmp_pa
         first, second, ada, third = editor.facts().values()
         assert [fact.seq for fact in (first, second, ada, third)] == [1, 2, 2, 3]
         assert (first.status, first.by, second.status, second.by) == ("superseded", second.id, "superseded", third.id)
-        assert third.status == ada.status == "active" and third.request["target_new"] == "Marn"
+        assert third.status == ada.status == "active" and third.request.target_new == "Marn"
         assert len(list(editor.stream(tmp_path / "edits.jsonl", batch=10))) == 3 and editor.head.seq == 3
 
 

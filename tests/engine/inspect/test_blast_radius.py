@@ -10,7 +10,6 @@ import torch
 
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tracking.scores import Score, score_continuations
 from tests.engine.editors import (
@@ -68,7 +67,7 @@ def test_scores_before_and_after_are_those_of_the_two_models(kind: dict[str, Any
         radius = editor.revert("ada", probe=3).radius
         assert radius is not None and radius.measured == radius.shifts[:3]
         assert all((shift.before, shift.after) == (None, None) for shift in radius.shifts[3:])
-        requests = [EditRequest.from_dict(editor.facts()[shift.fact].request) for shift in radius.measured]
+        requests = [editor.facts()[shift.fact].request for shift in radius.measured]
         pairs = [(request.question, request.target_new) for request in requests]
         for editable, scores in (
             (before, [shift.before for shift in radius.measured]),
