@@ -36,7 +36,7 @@ def delta(batches: list[Columns], memory: Memory) -> Tensor:
 
 
 @MEMORIES
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(seed=st.integers(0, 10_000), removed=st.sets(st.integers(0, 8)))
 def test_removal_is_the_difference_to_the_stream_without_the_facts(
     memory: Memory, seed: int, removed: set[int]
@@ -49,7 +49,7 @@ def test_removal_is_the_difference_to_the_stream_without_the_facts(
 
 
 @MEMORIES
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(seed=st.integers(0, 10_000), added=st.sets(st.integers(0, 8)))
 def test_insertion_is_the_difference_from_the_stream_without_the_facts(
     memory: Memory, seed: int, added: set[int]
@@ -62,7 +62,7 @@ def test_insertion_is_the_difference_from_the_stream_without_the_facts(
 
 
 @MEMORIES
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(seed=st.integers(0, 10_000), changed=st.lists(st.integers(0, 8), min_size=1, unique=True))
 def test_replacement_is_the_difference_to_the_stream_with_other_values(
     memory: Memory, seed: int, changed: list[int]

@@ -75,7 +75,7 @@ names = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_si
 subjects = st.lists(names, min_size=1, max_size=3).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(BYTES), subjects, st.sampled_from(["{} was", "is {}", "({}) in", "In {}, {}{}"]), st.booleans())
 def test_any_subject_is_found(name, subject, prompt, prefixed):
     prompt = prompt.replace(", {}{}", f", {subject.replace('{}', '')}", 1)
@@ -85,7 +85,7 @@ def test_any_subject_is_found(name, subject, prompt, prefixed):
     check(tokenizer_named(name), prefix, prompt, subject, until)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(BYTES), subjects)
 def test_a_target_has_one_space_however_it_is_spelled(name, target):
     tokenizer = tokenizer_named(name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -271,9 +271,7 @@ def test_weights_are_a_function_of_what_is_active(scratch: Path, seed: int) -> N
     choices = settings(
         max_examples=RUNS,
         stateful_step_count=STEPS,
-        deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
     )
     with with_made_up_targets():

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import LifelongEditError, StoreCorrupt, StoreError
@@ -91,10 +91,8 @@ def try_all(root: Path) -> tuple[int, list[str]]:
         @seed(SEED)
         @settings(
             max_examples=STRINGS // BATCH,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
         )
         @given(st.lists(HOSTILE, min_size=BATCH, max_size=BATCH))
         def check(names: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.errors import StoreCorrupt
@@ -279,7 +279,7 @@ def test_a_mutated_record_is_refused_or_sound() -> None:
     tally = {"refused": 0, "sound": 0, "unchanged": 0}
 
     @seed(SEED)
-    @settings(max_examples=MUTATIONS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=MUTATIONS, database=None)
     @given(st.data(), st.sampled_from([SOUND, delta_record(["a"]).to_bytes()]))
     def check(data: st.DataObject, sound: bytes) -> None:
         file = mutated(taken_apart(sound), data)

@@ -12,7 +12,7 @@ from typing import Any
 from unicodedata import category
 
 import pytest
-from hypothesis import HealthCheck, example, given, seed, settings
+from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
 
 from lifelong_edit.datasets.jsonl import MAX_LINE, micro_batches, read_requests
@@ -227,14 +227,14 @@ def test_generated_lines_are_requests_or_refused() -> None:
     counts: Counter[str] = Counter()
 
     @seed(SEED)
-    @settings(max_examples=LINES, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=LINES, database=None)
     @given(objects() | damaged() | st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
     @example(b"")
     def check(line: bytes) -> None:
         counts[outcome(line.replace(b"\n", b" "))] += 1
 
     @seed(SEED)
-    @settings(max_examples=LINES // 4, database=None, deadline=None)
+    @settings(max_examples=LINES // 4, database=None)
     @given(SOUND, st.booleans())
     def check_sound(values: dict[str, Any], ascii_only: bool) -> None:
         assert outcome(json.dumps(values, ensure_ascii=ascii_only).encode()) == "accepted"

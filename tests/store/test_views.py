@@ -94,7 +94,7 @@ def histories(draw: st.DrawFn) -> list[Entry]:
     return entries
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(histories())
 def test_the_view_of_facts_agrees_with_the_history(entries: list[Entry]) -> None:
     with fresh(FORMAT) as db:
