@@ -16,6 +16,8 @@ from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, Columns, Pair, listed
 from lifelong_edit.errors import SolveError
 
 AMPLIFICATION_LIMIT = 30.0
+SINGULAR = 1e-12  # of a key's mass: the part that other keys leave of it, below which rounding decides what it is
+TIED = 1e-9  # cosines nearer to each other than this are equal
 
 
 class Memory(str, Enum):
@@ -96,9 +98,14 @@ def _cholesky(columns: Columns, gram: Tensor) -> Tensor:
     """L [n, n] with L L' = (gram + gram')/2 + Lambda."""
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex((gram + gram.T) / 2 + columns.ridge.diag())
-    if failed or not factor.isfinite().all():
-        worst = torch.arange(len(columns), device=gram.device) == max(int(failed) - 1, 0)
-        raise _untrustworthy(columns, worst, "the system of the batch is singular at {}")
+    # L_ii^2 is what the keys before it leave of a key. For a key that is a combination of them rounding makes it some
+    # 1e-16 of either sign, by which LAPACK would fail here, or at a later column, or not at all.
+    singular = factor.diagonal().square() <= SINGULAR * (_key_mass(columns) + columns.ridge)  # [n]
+    if failed:
+        singular[int(failed) - 1] = True
+    if singular.any() or not factor.isfinite().all():
+        first = torch.arange(len(columns), device=gram.device) == singular.int().argmax()
+        raise _untrustworthy(columns, first, "the system of the batch is singular at {}")
     return factor
 
 
@@ -142,7 +149,8 @@ def _untrustworthy(columns: Columns, wrong: Tensor, what: str) -> SolveError:
     first = int(wrong.nonzero()[0])
     cosines = (columns.keys[:, first] @ columns.whitened) / (mass * mass[first]).sqrt()  # [n]
     cosines[first] = -1.0
-    nearest = int(cosines.nan_to_num(-1.0).argmax())
+    cosines = cosines.nan_to_num(-1.0)
+    nearest = int((cosines >= cosines.max() - TIED).int().argmax())  # the first of those that are equally near
     neighbour = (
         f"the closest key of the batch is that of {columns.names[nearest]!r}, "
         f"whitened cosine {cosines[nearest].item():.9f}"
