@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from lifelong_edit.cli.options import past
 from lifelong_edit.cli.prepare import foretell, foretell_one
 from lifelong_edit.cli.text import bar, commit_document, commit_line, commit_text, json_line, say, tell, told_facts
 from lifelong_edit.datasets.jsonl import (
+    MAX_LINE,
     STANDARD_INPUT,
     load_requests,
     micro_batches,
@@ -175,7 +177,7 @@ def _lines(source: str) -> int | None:
     if source == STANDARD_INPUT or not Path(source).is_file():
         return None
     with open_source(source) as lines:
-        return sum(1 for line in lines if line.strip())
+        return sum(1 for line in iter(partial(lines.readline, MAX_LINE), b"") if line.strip())
 
 
 def revert(

@@ -175,7 +175,7 @@ def gc(
     """
     with Store.open(store, read_only=dry_run) as opened:
         if dry_run:
-            found = [*list_strays(opened), *(list_cache(opened) if cache else ())]
+            found = list(dict.fromkeys((*list_strays(opened), *(list_cache(opened) if cache else ()))))
         else:
             found = [*collect_garbage(opened), *(clear_cache(opened) if cache else ())]
     size, done = sum(stray.size for stray in found), "would be removed" if dry_run else "removed"

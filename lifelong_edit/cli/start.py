@@ -13,6 +13,7 @@ import typer
 
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, printable, progress, summary, table, tell
+from lifelong_edit.datasets.jsonl import read_text
 from lifelong_edit.errors import RequestError
 from lifelong_edit.outputs import new_file
 
@@ -125,11 +126,11 @@ def read_watch(path: Path) -> Watch:
     from lifelong_edit.tracking.watch import Watch
 
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = json.loads(read_text(path))
         if not isinstance(values, dict) or not values or set(values) - {"facts", "texts"}:
             raise ValueError("it has other fields than facts and texts")
         return Watch(tuple((prompt, answer) for prompt, answer in values.get("facts", ())), values.get("texts", ()))
-    except (OSError, TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RequestError(f"{path} names nothing to watch: {error}. Write {WATCH_HELP[32:]}") from error
 
 
@@ -182,7 +183,7 @@ def _show(folder: Path, base: str, as_json: bool) -> None:
     from lifelong_edit.engine.state.second_moments import beside_model, read_moment
 
     found = []
-    for path in sorted(beside_model(folder, 0).parent.glob("layer-*.safetensors")):
+    for path in sorted(filter(Path.is_file, beside_model(folder, 0).parent.glob("layer-*.safetensors"))):
         moment, about = read_moment(path.read_bytes())
         fits = about.get("fingerprint") == base
         found.append({"file": path, "layer": about.get("layer"), "tokens": moment.count, "width": len(moment.matrix),

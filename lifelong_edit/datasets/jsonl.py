@@ -27,6 +27,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest, canonical_digest
 
 MAX_LINE = 64 * 1024  # bytes, without the line's end
+MAX_TEXT = 1 << 28  # characters of a text that is read whole
 STANDARD_INPUT = "-"
 EXAMPLE = '{"prompt": "{} was born in", "subject": "Ada Quill", "target_new": "Marn"}'
 
@@ -120,6 +121,18 @@ def load_requests(path: str | Path) -> list[EditRequest]:
     """All requests of a .jsonl file, or of standard input for ``-``; raises as `open_source` and `read_requests` do."""
     with open_source(path) as lines:
         return [sourced.request for sourced in read_requests(lines, source_name(path))]
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """The UTF-8 text of a file or pipe; `RequestError` when it cannot be read, or has more than `limit` characters."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read as UTF-8 text: {error}. Give a plain text file.") from error
+    if len(text) > limit:
+        raise RequestError(f"{path} has more than {limit:,} characters. Give a part of it.")
+    return text
 
 
 def source_name(path: str | Path) -> str:

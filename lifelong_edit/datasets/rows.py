@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
@@ -92,12 +93,20 @@ def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
 
 def _lines(text: IO[str]) -> Iterator[Row]:
     """One row a line; blank lines are counted and skipped."""
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(_bounded(text), 1):
         if line.strip(BLANKS):
             try:
                 yield Row(number, _object(DECODER.decode(line)))
             except (ValueError, RecursionError) as error:
                 yield Row(number, line.strip(BLANKS), f"not a JSON object: {error}. Write one object a line.")
+
+
+def _bounded(text: IO[str]) -> Iterator[str]:
+    """The lines; `RequestError` at one that is longer than a row can be, of which no more is read."""
+    for number, line in enumerate(iter(partial(text.readline, LONGEST), ""), 1):
+        if len(line) == LONGEST:
+            raise RequestError(f"line {number} has {LONGEST:,} characters or more. The file is broken; write it anew.")
+        yield line
 
 
 def _items(text: IO[str]) -> Iterator[Row]:
@@ -159,7 +168,7 @@ def kind_of(value: Any) -> str:
 
 def _csv_rows(text: IO[str]) -> Iterator[Row]:
     """One row a record, numbered by the line it begins on; the first record names the columns."""
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(_bounded(text), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if len(set(header)) < len(header):

@@ -92,6 +92,15 @@ def replace_file(path: Path, data: bytes) -> None:
         _place(path.name, data, folder)
 
 
+def read_file(path: Path, limit: int) -> bytes:
+    """The bytes of a file that can be made again; `StoreError` when it is no regular file or has more than `limit`.
+
+    The folder must be no link either. Nothing beyond the limit is read, and no pipe is waited for.
+    """
+    with disk_errors("reading", path), _opened_folder(path.parent) as folder:
+        return _read(path.name, folder, limit)
+
+
 def adopt_file(finished: Path, path: Path) -> None:
     """Make the file `finished`, of the same file system, appear as `path` at once, durably.
 
@@ -120,10 +129,13 @@ def _place(name: str, data: bytes, folder: int) -> None:
     os.fsync(folder)
 
 
-def _read(name: str, folder: int) -> bytes:
+def _read(name: str, folder: int, limit: int | None = None) -> bytes:
     with open(os.open(name, READ_FLAGS, dir_fd=folder), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.ELOOP, "not a plain file", name)
+        if limit is not None and about.st_size > limit:
+            raise OSError(errno.EFBIG, f"{about.st_size} bytes, of at most {limit}", name)
         return file.read()
 
 

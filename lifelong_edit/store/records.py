@@ -24,6 +24,11 @@ MAX_HEADER = 1 << 20
 Array = npt.NDArray[np.float64]
 
 
+def most_bytes(values: int) -> int:
+    """The most bytes that a file of so many float64 values has."""
+    return 8 + MAX_HEADER + 8 * values
+
+
 def encode(tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
     """Write float64 tensors and JSON metadata as one safetensors file; the same content gives the same bytes.
 

@@ -16,6 +16,7 @@ from lifelong_edit.store.store import Store, StoreLayout
 
 TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
 OWN_NAME = re.compile(rf"[0-9a-f]{{64}}\.(safetensors|partial)({TEMPORARY})?")
+OWN_CACHE_NAME = re.compile(rf".+{TEMPORARY}(-journal)?")  # what is finished there is a cache, not a stray
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,9 @@ def named_statistics(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def own_files(layout: StoreLayout) -> list[Path]:
-    """Every file below objects/ and statistics/ whose name is one the store gives; others are never touched."""
-    return [
-        path
-        for folder in (layout.objects, layout.statistics)
-        for path in _files(folder)
-        if OWN_NAME.fullmatch(path.name)
-    ]
+    """Every object, second moment and temporary file whose name is one the store gives; others are never touched."""
+    named = ((layout.objects, OWN_NAME), (layout.statistics, OWN_NAME), (layout.cache, OWN_CACHE_NAME))
+    return [path for folder, own in named for path in _files(folder) if own.fullmatch(path.name)]
 
 
 def strays(layout: StoreLayout, files: Iterable[Path], entries: Sequence[Entry]) -> tuple[Stray, ...]:
@@ -68,7 +65,7 @@ def strays(layout: StoreLayout, files: Iterable[Path], entries: Sequence[Entry])
     named = {objects.path(digest) for digest in named_records(entries)}
     named |= {statistics.path(digest) for digest in named_statistics(entries)}
     unnamed = [path for path in files if path not in named]
-    return _sized(path for path in unnamed if entries or path.name.endswith(".tmp"))
+    return _sized(path for path in unnamed if entries or not path.name.endswith((".safetensors", ".partial")))
 
 
 def list_strays(store: Store) -> tuple[Stray, ...]:
@@ -78,7 +75,7 @@ def list_strays(store: Store) -> tuple[Stray, ...]:
 
 
 def collect_garbage(store: Store) -> tuple[Stray, ...]:
-    """Remove what crashes and interrupted commits left in objects/ and statistics/, and return the removed files.
+    """Remove what crashes and interrupted commits left, and return the removed files.
 
     Needs a store open for writing: under its lock nobody else is about to commit. What the ledger names
     stays; a damaged ledger is `StoreCorrupt`, and nothing is removed. An interrupted call is just repeated.

@@ -9,6 +9,7 @@ import pytest
 
 from lifelong_edit.facts import EditRequest
 from tests.cli.conftest import Place, write_requests
+from tests.obstacles import endless, in_memory_of
 from tests.samples import REQUESTS
 
 
@@ -89,6 +90,13 @@ def test_a_stream_of_standard_input_tells_every_commit_as_a_line_and_goes_on(pla
     again = place.ok("stream", "-", "--batch", "2", model=True, stdin=lines).out.splitlines()
     assert [line.split(":")[0] for line in again] == ["nothing written", "nothing written"]
     assert len(place.entries()) == 7
+
+
+def test_a_line_without_an_end_is_refused_and_not_held(place: Place, tmp_path: Path) -> None:
+    endless(tmp_path / "endless.jsonl", 1 << 28)
+    with in_memory_of(1 << 27):
+        done = place.run("stream", str(tmp_path / "endless.jsonl"), model=True)
+    assert done.code == 2 and "the line has more than 65536 bytes" in done.err
 
 
 def test_a_revert_is_predicted_then_done_and_measured(place: Place) -> None:

@@ -20,10 +20,12 @@ from lifelong_edit.datasets.jsonl import (
     micro_batches,
     open_source,
     read_requests,
+    read_text,
     source_name,
 )
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest, canonical_digest
+from tests.obstacles import endless, in_memory_of
 
 
 def line(subject: str = "Ada", target: str = "Marn", **more: object) -> bytes:
@@ -219,3 +221,17 @@ def test_a_bad_line_drops_the_batch_it_stands_in() -> None:
 def test_a_batch_holds_at_least_one(size: int) -> None:
     with pytest.raises(RequestError, match=f"batch of {size} requests"):
         list(micro_batches([], size))
+
+
+def test_a_text_is_read_whole_up_to_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes("öö\r\n\r\nb".encode())
+    assert read_text(path, limit=5) == "öö\n\nb"
+    with pytest.raises(RequestError, match="more than 4 characters"):
+        read_text(path, limit=4)
+    endless(path)
+    with in_memory_of(1 << 20), pytest.raises(RequestError, match="more than 1,000 characters"):
+        read_text(path, limit=1000)
+    for other in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RequestError, match="cannot be read"):
+            read_text(other)

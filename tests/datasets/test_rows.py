@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.datasets.rows import CHUNK, Row, open_rows
+from lifelong_edit.datasets.rows import CHUNK, LONGEST, Row, open_rows
 from lifelong_edit.errors import RequestError
+from tests.obstacles import in_memory_of
 
 
 def rows(path: Path, data: bytes) -> list[Row]:
@@ -84,6 +85,17 @@ def test_a_broken_file_is_refused_by_its_name_and_place(tmp_path: Path, name: st
     with pytest.raises(RequestError, match=rf"^{name}: .*{message}") as caught:
         rows(tmp_path / name, data)
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_of_a_line_without_an_end_only_so_much_is_read(tmp_path: Path, name: str, zipped: bool) -> None:
+    path = tmp_path / f"{name}{'.gz' if zipped else ''}"
+    data = bytes(16 * LONGEST)
+    path.write_bytes(gzip.compress(data, 1) if zipped else data)
+    problem = pytest.raises(RequestError, match=r"line 1 has 4,194,304 characters or more")
+    with in_memory_of(12 * LONGEST), problem, open_rows(path) as found:
+        list(found)
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:

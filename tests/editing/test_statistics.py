@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
 from tests.editing.test_keys import never
 from tests.models import MODEL_TYPES
+from tests.obstacles import endless, never_waiting
 from tests.samples import TEXT, lively_editable
 
 TEXTS = TEXT * 5  # three passes
@@ -100,6 +103,35 @@ def test_an_interrupted_collection_goes_on_from_its_file(
     assert resumed == whole
     assert again[0] > told[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, endless, lambda path: path.write_bytes(b"no sums"), None])
+def test_a_collection_that_cannot_go_on_begins_anew(
+    make: Callable[[Path], object] | None, editable: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lifelong_edit.engine.state.second_moments.PASSES_PER_SAVE", 1)
+    whole = collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path)
+    saved, others = (interrupted(editable, layer, tmp_path) for layer in (0, 1))
+    saved.unlink()
+    make(saved) if make else others.rename(saved)  # the sums of another layer under the name of ours
+    with never_waiting():
+        assert collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path) == whole
+
+
+def interrupted(editable: EditableModel, layer: int, folder: Path) -> Path:
+    """The file that a collection leaves which is interrupted in its second pass."""
+    told: list[int] = []
+
+    def interrupt(tokens: int, _wanted: int) -> None:
+        told.append(tokens)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    before = set(folder.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        collected_moments(editable, "model", [layer], TEXTS, ALL, folder, interrupt)
+    (left,) = set(folder.iterdir()) - before
+    return left
 
 
 def test_layers_above_the_highest_wanted_never_run(editable: EditableModel) -> None:

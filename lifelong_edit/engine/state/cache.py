@@ -14,10 +14,10 @@ import torch
 
 from lifelong_edit.algebra.columns import Pair
 from lifelong_edit.engine.state.layers import Batches, EditedLayer
-from lifelong_edit.errors import StoreCorrupt
+from lifelong_edit.errors import StoreError
 from lifelong_edit.store.faults import disk_errors
-from lifelong_edit.store.objects import replace_file
-from lifelong_edit.store.records import Array, decode, encode
+from lifelong_edit.store.objects import read_file, replace_file
+from lifelong_edit.store.records import Array, decode, encode, most_bytes
 
 NAME = "head.safetensors"
 SIDES = ("left", "right")
@@ -39,14 +39,14 @@ def kept_pairs(
     folder: Path, weights: str, batches: Batches, layers: Collection[EditedLayer]
 ) -> dict[str, dict[int, Pair]] | None:
     """The pairs kept for these batches and this digest, by weight and seq; None when there are none to be used."""
-    try:
-        tensors, meta = decode((folder / NAME).read_bytes())
-    except (OSError, StoreCorrupt):
-        return None
     rank = sum(len(batch) for batch in batches.values())
     shapes = {
         f"{layer.name}/{side}": (d, rank) for layer in layers for side, d in zip(SIDES, layer.base.shape, strict=True)
     }
+    try:
+        tensors, meta = decode(read_file(folder / NAME, most_bytes(sum(d * rank for d, rank in shapes.values()))))
+    except StoreError:
+        return None
     if meta != _meta(weights, batches, tensors) or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
         return None
     sizes = [len(batch) for batch in batches.values()]

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
+from lifelong_edit.datasets.jsonl import read_text
 from lifelong_edit.editing.statistics import Collected, StatisticsSettings, begin, collect, digest_of, statistics_key
-from lifelong_edit.errors import RequestError, StoreCorrupt
+from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_digest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.store.objects import replace_file
-from lifelong_edit.store.records import decode, encode
+from lifelong_edit.store.objects import read_file, replace_file
+from lifelong_edit.store.records import decode, encode, most_bytes
 
 KIND = "second_moment"
 PASSES_PER_SAVE = 20
@@ -80,7 +81,7 @@ def collected_moments(
     text = digest_of(texts)
     keys = {layer: statistics_key(fingerprint, layer, text, settings) for layer in layers}
     saved = scratch / f"{canonical_digest(sorted(keys.values()))}.partial"
-    state = _resumed(saved) or begin(editable, layers)
+    state = _resumed(saved, begin(editable, layers))
     for number, state in enumerate(collect(editable, texts, settings, state), start=1):  # noqa: B020
         if progress:
             progress(state.tokens, settings.tokens)
@@ -107,12 +108,8 @@ def mixed_moment(data: bytes, keys: Tensor, weight: float) -> bytes:
 
 
 def read_texts(path: Path) -> list[str]:
-    """The paragraphs of a UTF-8 text file, parted by empty lines."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} cannot be read as UTF-8 text: {error}. Give a plain text file.") from error
-    return [part.strip() for part in text.split("\n\n") if part.strip()]
+    """The paragraphs of a UTF-8 text file, parted by empty lines; raises as `read_text` does."""
+    return [part.strip() for part in read_text(path).split("\n\n") if part.strip()]
 
 
 def _partial_bytes(state: Collected) -> bytes:
@@ -120,12 +117,15 @@ def _partial_bytes(state: Collected) -> bytes:
     return encode(totals, {"kind": "partial", "count": state.tokens, "texts": state.texts})
 
 
-def _resumed(path: Path) -> Collected | None:
-    """What an interrupted run left; None when there is nothing, or nothing sound: it can be collected again."""
+def _resumed(path: Path, fresh: Collected) -> Collected:
+    """What an interrupted run left; `fresh` when that is nothing, or nothing sound: it can be collected again."""
+    shapes = {str(layer): tuple(moment.total.shape) for layer, moment in fresh.moments.items()}
     try:
-        tensors, meta = decode(path.read_bytes())
-    except (FileNotFoundError, StoreCorrupt):
-        return None
+        tensors, meta = decode(read_file(path, most_bytes(sum(d * d for d, _ in shapes.values()))))
+    except StoreError:
+        return fresh
+    if {layer: total.shape for layer, total in tensors.items()} != shapes or meta.keys() != {"kind", "count", "texts"}:
+        return fresh
     moments = {
         int(layer): RunningSecondMoment(len(total), torch.from_numpy(total), meta["count"])
         for layer, total in tensors.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from lifelong_edit.engine.state.cache import NAME
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store.records import decode, encode
 from tests.engine.editors import EVERY_KIND, KINDS, WORK, base_model, digest, edited, live, lived_in
+from tests.obstacles import endless, never_waiting
 from tests.reliability.damage import flipped
 from tests.samples import REQUESTS
 
@@ -135,6 +137,18 @@ def test_a_damaged_cache_is_ignored(
         editor.apply([NEXT])
         assert digest(editor) == after
         assert editor.verify(replay=True).problems == ()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, endless, lambda path: path.symlink_to("elsewhere")])
+def test_what_is_no_cache_at_all_is_ignored(
+    make: Callable[[Path], object], sound: tuple[Path, str, str], tmp_path: Path, solved: list[int]
+) -> None:
+    store = shutil.copytree(sound[0], tmp_path / "store")
+    cache = store / "cache" / NAME
+    cache.rename(cache.with_name("elsewhere"))
+    make(cache)
+    with never_waiting(), LifelongEditor.open(store, base_model(), read_only=True) as editor:
+        assert solved == [3, 1] and digest(editor) == sound[1]
 
 
 def test_a_forged_cache_that_leads_elsewhere_is_ignored(sound: tuple[Path, str, str], tmp_path: Path) -> None:
