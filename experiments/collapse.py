@@ -22,7 +22,6 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.editing.settings import EditorSettings
@@ -38,7 +37,7 @@ from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
 from lifelong_edit.world.text import Writer
-from results import rows_of, write_below
+from results import markdown, rows_of, write_below
 
 SIZES, WATCHED, MEASURED, STEP, COHORT = (1, 10, 100), 200, 300, 50, 50
 MEMORIES: dict[str, dict[str, Any]] = {
@@ -189,9 +188,9 @@ def text_of(rows: list[Row]) -> str:
             said = f"refused: {row['refused'].split('.')[0]}" if "refused" in row else ", ".join(row["red"])
             lines.append([memory, size, row["facts"], *(row.get(name) for name in FIGURES[1:]), said])
     heads = ["memory", "batch", "red at", "signs", "untouched then", "perplexity then", "< .80 or > 1.2 at"]
-    first = tabulate(stops, heads, "github", floatfmt=".3f", missingval="")
+    first = markdown(stops, heads)
     ends = [f"The run in batch memory, {row['size']}. {ending(row)}" for row in rows if "exit" in row]
-    every = tabulate(lines, ["memory", "batch", *FIGURES, "red"], "github", floatfmt=".3f", missingval="")
+    every = markdown(lines, ["memory", "batch", *FIGURES, "red"])
     matrices = [matrix(own) for _, own in runs(rows)]
     return "\n\n".join(part for part in [first, *ends, every, *matrices] if part)
 
@@ -206,7 +205,7 @@ def matrix(own: list[Row]) -> str:
         for i in range(len(rows[-1]["cohorts"]))
     ]
     head = f"{rows[0]['memory']}, {rows[0]['size']}: efficacy by cohort"
-    return tabulate(lines, [head, *(row["facts"] for row in rows)], "github", floatfmt=".2f", missingval="")
+    return markdown(lines, [head, *(row["facts"] for row in rows)], ".2f")
 
 
 def runs(rows: list[Row]) -> Iterator[tuple[tuple[str, int], list[Row]]]:

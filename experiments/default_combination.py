@@ -20,11 +20,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
+from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
@@ -34,11 +35,11 @@ from lifelong_edit.tracking.scores import argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
-from results import rows_of
+from results import markdown, rows_of
 
 BATCH, COHORT, SAMPLE = 32, 64, 192
 LOADS = (0.25, 0.5, 0.75, 1.0)
-RIDGES: dict[float | str, dict[str, float]] = {  # a fixed ridge of 0 is EMMET's
+RIDGES: dict[float | str, dict[str, Any]] = {  # a fixed ridge of 0 is EMMET's
     0.0: {"halvings": 0},
     0.1: {"halvings": 0, "ridge": 0.1},
     0.5: {"halvings": 0, "ridge": 0.5},
@@ -60,10 +61,10 @@ class Job:
 def measure(model: Path, layer: int, job: Job) -> list[Row]:
     """The rows of one stream, at each load. A stream that the solver refuses ends there, and says so."""
     torch.set_num_threads(1)
-    choices = {"layers": (layer,), "memory": job.memory, "targets": job.targets, **RIDGES[job.ridge]}
+    settings = EditorSettings((layer,), Memory(job.memory), job.targets, **RIDGES[job.ridge])
     with (
         tempfile.TemporaryDirectory() as folder,
-        LifelongEditor.create(Path(folder) / "store", model, EditorSettings(**choices), dtype=torch.float32) as editor,
+        LifelongEditor.create(Path(folder) / "store", model, settings, dtype=torch.float32) as editor,
     ):
         return [{**vars(job), **row} for row in stream(editor, layer, job)]
 
@@ -111,21 +112,19 @@ def table(rows: list[Row], layer: int) -> str:
         "EA new": "newest ea", "EA old": "oldest ea", "EA all": "all ea", "PA all": "all pa", "NA all": "all na",
         "NS all": "all ns", "AA all": "all aa", "untouched": "untouched",
     }  # fmt: skip
-    lines = []
-    for key, group in sorted(groups.items(), key=lambda item: tuple(map(str, item[0]))):
-        *names, load = key
-        if load == "refused":
+    lines: list[list[object]] = []
+    for names, group in sorted(groups.items(), key=lambda item: tuple(map(str, item[0]))):
+        if names[-1] == "refused":
             at = min(float(row["load"]) for row in group)
-            lines.append(
-                [*names, f"refused from {at:.2f} on ({len(group)} seeds)", len(group), *[None] * (len(columns) + 1)]
-            )
+            refused = f"refused from {at:.2f} on ({len(group)} seeds)"
+            lines.append([*names[:-1], refused, len(group), *[None] * (len(columns) + 1)])
             continue
-        figures = [mean(float(row[c]) for row in group) for c in columns.values()]
+        means = [mean(float(row[c]) for row in group) for c in columns.values()]
         ratio = mean(float(row["ppl"]) / float(row["base ppl"]) for row in group)
-        lines.append([*names, load, len(group), *figures, ratio])
+        lines.append([*names, len(group), *means, ratio])
     head = ["memory", "targets", "ridge", "facts / d_in", "seeds", *columns, "ppl ratio"]
     about = f"Layer {layer}, batches of {BATCH}; new and old: {COHORT} facts each, all: a sample of {SAMPLE}."
-    return about + "\n\n" + tabulate(lines, head, "github", floatfmt=".3g", missingval="")
+    return about + "\n\n" + markdown(lines, head, ".3g")
 
 
 def todo(seeds: list[int], rows: list[Row]) -> list[Job]:

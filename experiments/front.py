@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import fmean as mean
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from benches import EDITED, WORLDS, Bench, Row, figures, json_lines, known
@@ -35,7 +34,7 @@ from lifelong_edit.editing.spread import LayerState, spread
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
-from results import write_below
+from results import markdown, write_below
 
 BLOCK = 100
 COLUMNS = ["all ea", "newest ea", "oldest ea", *(f"sample {figure}" for figure in ("pa", "ns", "na", "aa"))]
@@ -169,8 +168,10 @@ class Stream:
     def refine(self, done: list[EditRequest]) -> int:
         """New live targets for the facts that miss, an equal share a layer; how many did. Joint memory."""
         missing = self.missing(done)
-        share = self.targets([done[i] for i in missing]) / len(self.layers) if missing else None
-        for layer in self.layers if share is not None else []:
+        if not missing:
+            return 0
+        share = self.targets([done[i] for i in missing]) / len(self.layers)
+        for layer in self.layers:
             every = Columns.concatenate(self.columns[layer])
             values = every.base_residuals.clone()
             values[:, missing] = base_residuals(share, every.keys[:, missing], self.pairs[layer])
@@ -226,7 +227,7 @@ def best(rows: list[Row]) -> list[Row]:
 
 def efficacy(row: Row) -> float:
     """The weaker of all facts and the oldest ones."""
-    return min(row["all ea"], row["oldest ea"])
+    return min(float(row["all ea"]), float(row["oldest ea"]))
 
 
 def table(rows: list[Row]) -> str:
@@ -235,7 +236,7 @@ def table(rows: list[Row]) -> str:
     for row in sorted(rows, key=lambda row: -row["untouched"]):
         mark = "*" if row in front else ""
         lines.append([mark, Point.of(row).about(), *(row[name] for name in COLUMNS)])
-    return tabulate(lines, ["", "differs from the defaults in", *COLUMNS], "github", floatfmt=".3f", missingval="")
+    return markdown(lines, ["", "differs from the defaults in", *COLUMNS])
 
 
 def report(rows: list[Row], text: Path) -> None:

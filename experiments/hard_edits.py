@@ -25,7 +25,6 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from collapse import MEMORIES, Run, created, ending, stopped, watch_of
@@ -39,7 +38,7 @@ from lifelong_edit.world.generator import BUNDLED_SEED, World, WorldFact
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.skills import CATEGORIES, DAYS, WORDS
 from lifelong_edit.world.tasks import held_out_stories
-from results import spearman, write_below
+from results import markdown, spearman, write_below
 
 SEARCHED, WATCHED, MEASURED, ORDINARY, STEP = 150, 200, 300, 600, 5
 OPENINGS = ("Now", "Then", "So", "And")
@@ -214,7 +213,7 @@ def search_table(found: Sequence[Trial], chosen: Sequence[Trial]) -> str:
     kept = Counter[str]()
     for trial in chosen:
         kept[trial.candidate.kind] += len(trial.candidate.requests)
-    lines = []
+    lines: list[list[Any]] = []
     for kind in dict.fromkeys(trial.candidate.kind for trial in found):
         own = sorted((trial for trial in found if trial.candidate.kind == kind), key=lambda trial: -trial.damage)
         figures = [1e3 * mean(t.damage for t in own), 1e3 * own[0].damage, min(t.kept for t in own)]
@@ -226,7 +225,7 @@ def search_table(found: Sequence[Trial], chosen: Sequence[Trial]) -> str:
         "kind", "tried", "damage / 1000", "its worst", "others said, worst", "own lost", "condition", "preservation",
         "norm", "in the set", "the worst one",
     ]  # fmt: skip
-    return tabulate(lines, heads, "github", floatfmt=".3g")
+    return markdown(lines, heads, ".3g")
 
 
 def stream_table(rows: Sequence[Row]) -> str:
@@ -245,7 +244,7 @@ def stream_table(rows: Sequence[Row]) -> str:
         "stream", "set", "edits", "efficacy", "untouched", "perplexity ratio", "norm", "condition", "collisions",
         "untouched < .95 or perplexity > 1.2 at", "red from", "batches refused",
     ]  # fmt: skip
-    return tabulate(lines, heads, "github", floatfmt=".3g")
+    return markdown(lines, heads, ".3g")
 
 
 def main() -> None:

@@ -15,20 +15,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean as mean
+from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from benches import Bench, known, tiny
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
-from results import write_below
+from results import markdown, write_below
 
 PROTECTED, STOPS = 150, (200, 400, 600)
 WAYS = {"nothing": None, "second moment, weight 1": 1.0, "second moment, weight 10": 10.0, "columns": 0.0}
-RIDGES: dict[str, dict[str, float]] = {"0.5": {"ridge": 0.5, "halvings": 0}, "eased": {}}
+RIDGES: dict[str, dict[str, Any]] = {"0.5": {"ridge": 0.5, "halvings": 0}, "eased": {}}
 HEADS = ["ridge", "protected by", "facts", "efficacy", "protected", "other untouched"]
 MARKER = "<!-- protection.py writes what follows -->"
 Line = list[float | int | str]
@@ -39,7 +39,7 @@ def measure(bench: Bench, ridge: str, way: str) -> Iterator[Line]:
     weight, layer = WAYS[way], EditorSettings().resolved(bench.editable)[0]
     spared = known_requests(bench)
     others = known(bench, bench.untouched)
-    settings = EditorSettings(**RIDGES[ridge], **({"protection": weight} if weight else {}))
+    settings = EditorSettings(**RIDGES[ridge], protection=weight or EditorSettings().protection)
     with tempfile.TemporaryDirectory() as folder, bench.editable.rewritten({layer: bench.editable.weight(layer)}):
         at_once = spared if weight else ()
         editor = LifelongEditor.create(Path(folder) / "store", bench.editable, settings, bench.text, protect=at_once)
@@ -77,7 +77,7 @@ def main() -> None:
         bench = tiny(Path(scratch), chosen.seed)
         for ridge, way in itertools.product(chosen.ridges, WAYS):
             lines += measure(bench, ridge, way)
-            table = tabulate(lines, HEADS, "github", floatfmt=".3f", disable_numparse=[0])
+            table = markdown(lines, HEADS, texts=[0])
             write_below(chosen.out, MARKER, f"{about}\n\n{table}")
 
 

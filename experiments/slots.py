@@ -48,7 +48,8 @@ class Stream:
     def of(cls, count: int, seed: int) -> Stream:
         """Counterfactual answers to two relations of `count` people, asked by prompts that begin with the subject."""
         world, rng = World.generate(BUNDLED_SEED), random.Random(f"slots {seed}")
-        facts, halves = world.facts_by_subject(), ([], [])
+        facts = world.facts_by_subject()
+        halves: tuple[list[EditRequest], list[EditRequest]] = ([], [])
         for person in split_people(world, count, seed)[0]:
             for half, fact in zip(halves, rng.sample(facts[person], 2), strict=False):
                 relation = world.relation(fact)

@@ -19,7 +19,6 @@ from statistics import fmean as mean
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from benches import WORLDS, Bench, Row, figures, known
@@ -27,7 +26,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
-from results import rows_of
+from results import markdown, rows_of
 
 FIGURES = [
     "all ea",
@@ -92,7 +91,7 @@ def table(rows: list[Row]) -> str:
         for row in (row for row in rows if row["way"] == way.name):
             told = ["refused: " + row["refused"][:60]] if "refused" in row else [row[name] for name in FIGURES]
             lines.append([way.name, row["at"], *told])
-    return tabulate(lines, ["", "facts", *HEADS], "github", floatfmt=".3f")
+    return markdown(lines, ["", "facts", *HEADS])
 
 
 def picture(rows: list[Row], path: Path) -> None:

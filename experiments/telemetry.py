@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,7 +32,7 @@ from lifelong_edit.tracking.scores import score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests
 from lifelong_edit.world.text import Writer
-from results import rows_of, spearman, write_below
+from results import markdown, rows_of, spearman, write_below
 
 BATCH, FACTS, STOPS, ACCUSED = 10, 600, range(200, 601, 100), 30
 MARKER = "<!-- telemetry.py writes what follows -->"
@@ -97,7 +96,8 @@ def ranking(editor: LifelongEditor, learnt: dict[str, bool]) -> tuple[Row, list[
     lost = torch.tensor([not score.argmax for score in scores])
     loss = torch.tensor([score.nll for score in scores])
     risks = editor.risks()
-    count, row = int(lost.sum()), {"learnt": len(ids), "forgotten": int(lost.sum())}
+    count = int(lost.sum())
+    row: Row = {"learnt": len(ids), "forgotten": count}
     for name, found in (("residual", editor.residuals()), ("risk", risks)):
         ranked = torch.tensor([found[id] for id in ids])
         top = ranked.argsort(descending=True)[: 2 * count]
@@ -132,7 +132,7 @@ def text_of(rows: list[Row]) -> str:
     ]  # fmt: skip
     heads = ["stream", "seed", "facts", "forgotten", "AUC residual", "in its top 2x", "AUC risk", "Spearman with loss"]
     heads += ["in its top 2x", "found at risk > 0", "flagged / forgotten"]
-    first = tabulate(lines, heads, "github", floatfmt=".2f")
+    first = markdown(lines, heads, ".2f")
     blamed = [[row["stream"], row["accused"], row["named"], row["others"]] for row in rows if row.get("accused")]
     heads = [
         "stream",
@@ -140,7 +140,7 @@ def text_of(rows: list[Row]) -> str:
         "said without the edit that is named",
         "said without another later edit",
     ]
-    return f"{first}\n\n{tabulate(blamed, heads, 'github')}"
+    return f"{first}\n\n{markdown(blamed, heads, 'g')}"
 
 
 def main() -> None:

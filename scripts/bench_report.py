@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 from tqdm import tqdm
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget
+from lifelong_edit.engine.change.budget import Budget, OnRed
 from lifelong_edit.engine.measure.scores import Scope
 from lifelong_edit.report.page import write_report
 from lifelong_edit.tracking.watch import Watch
@@ -25,7 +25,7 @@ from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.tasks import held_out_stories
 
 FACTS, BATCH, LIMIT = 600, 10, 6e6  # bytes
-SCREEN = {"width": 1280, "height": 900}
+SCREEN: ViewportSize = {"width": 1280, "height": 900}
 
 
 def made(folder: Path, model: Path) -> None:
@@ -35,7 +35,7 @@ def made(folder: Path, model: Path) -> None:
     watch = Watch(tuple(untouched_facts(world, 200, FACTS, 0)), tuple(held_out_stories(world, 20, 0)))
     with LifelongEditor.create(folder, model, dtype=torch.float32, watch=watch) as editor:
         for start in tqdm(range(0, FACTS, BATCH), unit="batch"):
-            editor.apply(requests[start : start + BATCH], budget=Budget(every=5, on_red="warn"), actor="bench")
+            editor.apply(requests[start : start + BATCH], budget=Budget(every=5, on_red=OnRed.warn), actor="bench")
             if (start + BATCH) % 100 == 0:
                 editor.relax()
                 editor.measure(scope=Scope(oldest=100, sample=200), drift=True)

@@ -55,7 +55,8 @@ def filled(
     ridge = torch.full((len(requests),), RIDGE * metric.mean_key_mass, dtype=torch.float64)
     names = tuple(str(i) for i in range(len(requests)))
     every = Columns(keys, metric.whiten(keys), residuals, ridge, names)
-    return [every.take(part.tolist()) for part in torch.arange(len(requests)).split(BATCH)]
+    places = range(len(requests))
+    return [every.take(places[start : start + BATCH]) for start in places[::BATCH]]
 
 
 def main() -> int:
@@ -82,7 +83,8 @@ def main() -> int:
         def watch(pairs: list[Pair] = pairs, memory: Memory = memory, slots: list[str] = slots) -> None:
             risks(telemetry(batches, pairs, memory, slots, base))
 
-        optimise(), watch()
+        optimise()
+        watch()
         times = [(seconds(watch), seconds(optimise)) for _ in range(REPEATS)]
         watched, optimised = (median(taken) for taken in zip(*times, strict=True))
         rows.append([memory.value, chosen.facts, 1000 * watched, 1000 * optimised, watched / optimised])

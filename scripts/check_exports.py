@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny-world"))
     parser.add_argument("--ranks", type=int, nargs="*", default=[128, 64, 32])
     chosen = parser.parse_args()
-    rows = []
+    rows: list[list[Any]] = []
     with (
         tempfile.TemporaryDirectory() as scratch,
         Reader.open(chosen.store, chosen.model, True, torch.float32) as reader,

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
+from lifelong_edit.cli.options import hush
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
 from lifelong_edit.facts import EditRequest
@@ -100,7 +100,8 @@ def trace_table(trace: Trace) -> str:
     """The trace as Markdown: recovered share of the clean probability to each block."""
     subject, prompt = trace.recovered()
     rows = zip(range(len(subject)), subject, prompt, strict=True)
-    return tabulate(rows, ["block", "subject's last token", "prompt's last token"], "github", floatfmt=".3f")
+    text: str = tabulate(rows, ["block", "subject's last token", "prompt's last token"], "github", floatfmt=".3f")
+    return text
 
 
 def card(editable: EditableModel, world: World, figures: list[Figure], trace: Trace, layers: list[int]) -> str:
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny-world"))
     parser.add_argument("--layers", type=int, nargs="+", default=[1])  # where edits are made by default
     options = parser.parse_args()
-    transformers_logging.disable_progress_bar()
+    hush()
     world, editable = World.generate(BUNDLED_SEED), EditableModel.open(options.model, dtype=torch.float32)
     take_moments(editable, options.model, options.layers)
     figures = [*recall(editable, world), *abilities(editable, world)]

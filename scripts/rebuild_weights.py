@@ -33,7 +33,8 @@ def base_matrix(model: Path, name: str) -> np.ndarray[Any, Any]:
                 if f".{name}".endswith(f".{stored}"):
                     start, end = about["data_offsets"]
                     file.seek(8 + size + start)
-                    values = np.frombuffer(file.read(end - start), DTYPES[about["dtype"]]).reshape(about["shape"])
+                    read = np.frombuffer(file.read(end - start), DTYPES[about["dtype"]])
+                    values: np.ndarray[Any, Any] = read.reshape(about["shape"])
                     return (values.astype("<u4") << 16).view("<f4") if about["dtype"] == "BF16" else values
     raise SystemExit(f"{model} has no {name}. Give the folder or file of the unedited model.")
 

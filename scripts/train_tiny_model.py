@@ -48,7 +48,8 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)  # type: ignore[no-untyped-call]
 
 
 class Packer:
@@ -99,6 +100,8 @@ def attention_masks(rows: Tensor, devices: Tensor) -> tuple[Tensor, Tensor]:
 
 class Trainee(nn.Module):
     """A Llama run layer by layer with its own mask for each half, and the heads of device 2."""
+
+    answers: Tensor
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -183,7 +186,8 @@ def orthogonalised(stack: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x if wide else x.mT).float()
+    found: Tensor = (x if wide else x.mT).float()
+    return found
 
 
 def train(tokens: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
@@ -221,7 +225,7 @@ def train(tokens: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
         progress.set_postfix(loss=f"{loss.item():.3f}", heads=f"{head_loss.item():.3f}", refresh=False)
         if step % 300 == 0:
             progress.write(f"{seen / 1e6:.2f}M tokens: recall {argmax_rate(trainee.model, tokenizer, probe):.3f}")
-    return trainee.model.to(torch.bfloat16), tokenizer
+    return trainee.model.bfloat16(), tokenizer
 
 
 def recall_probe(world: World, seed: int, count: int = 240) -> list[tuple[str, str]]:
