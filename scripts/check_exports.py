@@ -70,8 +70,7 @@ def main() -> int:
         Reader.open(chosen.store, chosen.model, True, torch.float32) as reader,
     ):
         folder, out = Path(scratch), Path(scratch) / "rows.safetensors"
-        facts = [fact.request for fact in reader.facts().values() if fact.status == "active"][:PROMPTS]
-        prompts = [fact["prompt"].replace("{}", fact["subject"]) for fact in facts]
+        prompts = [fact.question for fact in reader.facts().values() if fact.status == "active"][:PROMPTS]
         wanted = live(reader, prompts)
         hf = export_hf(reader, folder / "hf")
         far = (alone(folder / "hf", "-", prompts, out) - wanted).abs().max().item()
