@@ -217,7 +217,7 @@ def _tell_copied(copied: Copied, destination: Path, dry_run: bool, as_json: bool
 
 def verify(
     store: options.StorePath = options.STORE,
-    head: Annotated[str | None, typer.Option(help="A head's digest, all of it, that was kept elsewhere.")] = None,
+    head: Annotated[str | None, typer.Option(help="A head's digest that was kept elsewhere, or how it begins.")] = None,
     replay: Annotated[bool, typer.Option("--replay", help="Fold the weights anew after every entry.")] = False,
     keys: Annotated[bool, typer.Option("--keys", help="Compare recorded keys with those of the live model.")] = False,
     model: options.AnyModel = None,

@@ -6,13 +6,14 @@ sentence about each that is wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlite_utils import Database
 
-from lifelong_edit.errors import StoreCorrupt, StoreError
+from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.store.faults import sqlite_errors
@@ -24,6 +25,7 @@ from lifelong_edit.store.schema import NOTES, fresh
 from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, named_statistics, own_files, strays
 
+ABBREVIATED = 12  # the fewest digits of a kept head: of fewer, another entry's may be the same
 Findings = tuple[int, list[str]]
 # The columns that SQLite generates from an entry's body.
 GENERATED = ("kind", "time", "actor", "reason", "method", "record", "weights")
@@ -60,10 +62,15 @@ class Inspection:
 def inspect(store: Store, head: str | None = None) -> Inspection:
     """Check everything in the store that needs no model; another process may go on writing.
 
-    `head` is a digest that was kept elsewhere: the entry that has it must still be there. Without one, a ledger whose
-    last entries were cut off, or that was rewritten from some entry on, looks sound. Facts are not examined
-    while the chain is broken, and strays are told of a sound store only: from a damaged one nothing should be removed.
+    `head` is a digest that was kept elsewhere, or its first 12 digits or more: the entry that has it must still be
+    there, and what is no digest is a `RequestError`. Without one, a ledger whose last entries were cut off, or that was
+    rewritten from some entry on, looks sound. Facts are not examined while the chain is broken, and strays are told of
+    a sound store only: from a damaged one nothing should be removed.
     """
+    if head is not None and not re.fullmatch(rf"[0-9a-f]{{{ABBREVIATED},64}}", head):
+        raise RequestError(
+            f"{head!r} is not a digest. Give the 64 hex digits of a head that was kept, or the first {ABBREVIATED}."
+        )
     ledger, files = store.ledger, own_files(store.layout)
     statistics = ObjectStore(store.layout.statistics)
     with ledger.snapshot():
@@ -258,6 +265,6 @@ def _head(entries: Sequence[Entry], wanted: str | None) -> Findings:
     """Check that the entry whose digest was kept elsewhere is still there; without a digest nothing is examined."""
     if wanted is None:
         return 0, []
-    if wanted == GENESIS or any(entry.digest == wanted for entry in entries):
+    if any(digest.startswith(wanted) for digest in (GENESIS, *(entry.digest for entry in entries))):
         return 1, []
     return 1, [f"no entry has the digest {wanted}: the ledger's tail was cut off, or its history was written anew."]

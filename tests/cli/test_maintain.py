@@ -45,6 +45,10 @@ def test_damage_is_listed_and_ends_with_its_code(place: Place, replay: bool) -> 
 
 def test_a_head_that_is_gone_is_found(made: Place) -> None:
     assert made.run("verify", "--head", "a" * 64).code == 4
+    shown = [line.split()[1] for line in made.ok("log", "--oneline").out.splitlines()]
+    assert len(shown) == 5 and all(made.ok("verify", "--head", digest).out for digest in shown)
+    refused = made.run("verify", "--head", "the newest")
+    assert refused.code == 2 and "is not a digest" in refused.err
     assert made.run("verify", "--replay").code == 2
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.errors import StoreCorrupt
+from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.store import GENESIS, Inspection, Store, inspect
 from tests.store.stores import COMMON, CONTENT, commit, contents, fact, fill, old_store, record_of, rewritten, tampered
 
@@ -188,7 +188,14 @@ def test_any_head_the_store_ever_had_is_known(root: Path) -> None:
         for digest in [GENESIS, *(entry.digest for entry in store.ledger.entries())]:
             found = inspect(store, digest)
             assert found.problems == () and found.checks[-1].examined == 1
-        assert len(inspect(store, "").problems) == 1
+            assert inspect(store, digest[:12]).problems == ()
+        assert len(inspect(store, "a" * 12).problems) == 1
+
+
+@pytest.mark.parametrize("head", ["", "HEAD", "7", "a" * 11, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "١" * 64])
+def test_what_is_no_digest_is_no_damage(root: Path, head: str) -> None:
+    with pytest.raises(RequestError, match="is not a digest"):
+        inspected(root, head)
 
 
 OBJECTS: dict[str, Callable[[Path], object]] = {
