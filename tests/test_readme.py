@@ -17,7 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 VARYING = (  # what differs from run to run or from machine to machine, and by what it is told
     (r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00)?", "TIME"),
     (r"\b[0-9a-f]{12,64}\b", "DIGEST"),
-    (r"\d+\.\d+ (s|k?B|MB)\b", r"N \1"),
+    (r"\d+\.\d+ (s|min|h)\b", "TIME"),
+    (r"\d+\.\d+ (k?B|MB)\b", r"N \1"),
     (r"\b\d{1,3}(,\d{3})+\b", "N"),
     (r"\d+\.\d+(e[-+]\d+)?", "N"),
     (r"-{2,}", "--"),

@@ -18,6 +18,7 @@ from lifelong_edit.cli.text import (
     full_text,
     ids_in,
     listed,
+    number,
     one_line,
     printable,
     statement,
@@ -265,7 +266,7 @@ def _value_text(fact: FactLife, value: Value | None) -> str | None:
     if value is None:
         return None
     shared = [id for id in value.facts if id != fact.id]
-    optimised = "" if value.loss is None else f", loss {value.loss:.3f} after {value.steps} steps"
+    optimised = "" if value.loss is None else f", loss {number(value.loss, '.3f')} after {value.steps} steps"
     return f"of entry {value.seq}{optimised}" + (f", shared with {listed(shared)}" if shared else "")
 
 

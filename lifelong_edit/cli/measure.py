@@ -12,6 +12,7 @@ from lifelong_edit.cli.text import (
     EFFICACY,
     entry_document,
     listed,
+    number,
     printable,
     summary,
     table,
@@ -160,7 +161,7 @@ def _tell_scores(
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else number(value, ".4f")
 
 
 def diff(
@@ -249,11 +250,12 @@ def _forgotten_text(gone: Forgotten, count: int) -> str:
         f"target   {printable(repr(gone.target))}",
         f"base     {printable(repr(gone.base))}",
         f"now      {printable(repr(gone.now))}",
-        f"missing  {gone.missing:.2f} of the change that was wanted, {gone.own.share:.2f} of that was never written",
+        f"missing  {gone.missing:.2f} of the change that was wanted, "
+        f"{number(gone.own.share, '.2f')} of that was never written",
     ]
     if gone.without is not None:
         lines.append(f"without entry {gone.suspects[0].seq}  {printable(repr(gone.without))}")
-    rows = [[one.seq, f"{one.share:.2f}", listed(one.facts, 5)] for one in gone.suspects[:count]]
+    rows = [[one.seq, number(one.share, ".2f"), listed(one.facts, 5)] for one in gone.suspects[:count]]
     return "\n".join([*lines, table(rows, ["entry", "share", "its facts"])])
 
 
@@ -264,5 +266,5 @@ def _blame_text(blame: Blame) -> str:
         f"base    {printable(repr(blame.base))}",
         f"edits move the weight's outputs here by {blame.moved:.2e}",
     ]
-    rows = [[f"{slot.share:.3f}", repr(slot.without), listed(slot.facts)] for slot in blame.slots]
+    rows = [[number(slot.share, ".3f"), repr(slot.without), listed(slot.facts)] for slot in blame.slots]
     return "\n".join([*lines, table(rows, ["share", "without", "facts"])])

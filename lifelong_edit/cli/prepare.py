@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.text import TOP, bar, counted, listed, printable, progress, table, tell
+from lifelong_edit.cli.text import TOP, bar, counted, listed, number, printable, progress, table, tell
 from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.errors import RequestError
@@ -237,7 +237,8 @@ def _preview_text(found: Preview, name: str, limit: int | None) -> str:
         f"{known} known already, {len(found.contradictions)} superseded. Nothing is written.",
     ]
     for weight, (now, after) in found.capacity.items():
-        lines.append(f"{counted(found.columns, 'value')} to optimise; capacity of {weight} {now:.1%} -> {after:.1%}")
+        filled = f"capacity of {weight} {number(now, '.1%')} -> {number(after, '.1%')}"
+        lines.append(f"{counted(found.columns, 'value')} to optimise; {filled}")
     if found.cost:
         lines.append(_cost_text(found.cost))
     lines += _part("bad rows", [f"{name}:{row.line}: {printable(row.reason)}" for row in found.bad], None)

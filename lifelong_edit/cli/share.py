@@ -71,10 +71,11 @@ def export(
 def _exported(form: Form, reader: Any, destination: Path, seq: int, rank: int | None, dense: bool) -> tuple[Any, str]:
     """What was written, as a document and as text."""
     from lifelong_edit.export import export_delta, export_hf, export_peft
+    from lifelong_edit.export.hf import TOLERANCE
 
     if form == Form.hf:
         model = export_hf(reader, destination, seq)
-        told = f"opened again: equal parameters, log-probabilities within {model.difference:.0e}"
+        told = f"opened again: equal parameters, log-probabilities within {TOLERANCE:g}"
         return model, f"{destination}: {model.bytes:,} bytes, {counted(model.facts, 'fact')}; {told}"
     if form == Form.delta:
         delta = export_delta(reader, destination, seq, dense)

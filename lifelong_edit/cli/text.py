@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,12 @@ def listed(names: Sequence[str], limit: int = 10) -> str:
 def counted(number: int, noun: str) -> str:
     """ "1 fact", "2 facts"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def number(value: float, spec: str) -> str:
+    """The number as `format` writes it; one that rounds to zero has no sign, for that would be a sum's last bit."""
+    text = format(value, spec)
+    return text if re.search("[1-9]", text) else text.lstrip("-")
 
 
 @contextmanager

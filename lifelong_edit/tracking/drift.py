@@ -85,7 +85,7 @@ def measure_next_tokens(editable: EditableModel, prompts: Sequence[str], base: T
     divergences, agreements = [0.0] * len(prompts), [0.0] * len(prompts)
     for numbers, live in _next_tokens(editable, prompts):
         kept = base[numbers].float().log_softmax(-1)  # a narrow type's rounding is normalised away
-        apart = (kept.exp() * (kept - live)).sum(-1)  # [rows]
+        apart = (kept.exp() * (kept - live)).sum(-1).clamp(min=0)  # [rows]; of equal ones rounding may be below
         same = kept.argmax(-1) == live.argmax(-1)
         for place, number in enumerate(numbers):
             divergences[number], agreements[number] = float(apart[place]), float(same[place])

@@ -19,6 +19,7 @@ from lifelong_edit.cli.text import (
     json_line,
     jsonable,
     listed,
+    number,
     printable,
     summary,
     table,
@@ -27,11 +28,12 @@ from lifelong_edit.cli.text import (
 )
 from lifelong_edit.engine import Commit
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.tracking.scores import Score
 
 SAID, UNSAID = Score(math.log(2.0), 1.0), Score(math.log(8.0), 0.5)
-REQUEST = {"prompt": "{} lives in", "subject": "Ada\x1b[31m", "target_new": "Marn"}
+REQUEST = {"prompt": "{} lives in", "subject": "Ada\u202e", "target_new": "Marn"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Point:
 def test_what_would_steer_a_terminal_is_escaped() -> None:
     assert printable("Émile \x1b[31m\n\x9b\u202e") == "Émile \\x1b[31m\\n\\x9b\\u202e"
     assert printable(None) == ""
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign() -> None:
+    for value in (-0.0, 1e-17, -1e-17, -4e-5):
+        assert [number(value, spec) for spec in (".3f", ".1%")] == ["0.000", "0.0%"]
+    assert [number(value, ".2f") for value in (-0.004, -0.006, 12.0, -10.0)] == ["0.00", "-0.01", "12.00", "-10.00"]
+    assert [number(value, ".0e") for value in (-0.0, -1e-9)] == ["0e+00", "-1e-09"]
 
 
 def test_json_has_objects_for_dataclasses_and_null_for_what_is_no_number() -> None:
@@ -68,7 +77,7 @@ def test_long_lists_say_how_many_more() -> None:
 
 
 def fact(id: str) -> FactLife:
-    return FactLife(id, 1, REQUEST, "slot", "active", 1)
+    return FactLife(id, 1, EditRequest.from_dict(REQUEST), "slot", "active", 1)
 
 
 def entry(kind: str, **body: Any) -> Entry:
@@ -78,7 +87,7 @@ def entry(kind: str, **body: Any) -> Entry:
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        (entry("protect", facts=[{"id": "a", "request": REQUEST}]), "1 fact protected: Ada\\x1b[31m"),
+        (entry("protect", facts=[{"id": "a", "request": REQUEST}]), "1 fact protected: Ada\\u202e"),
         (entry("restore", facts=["a", "b"], superseded=["c"]), "2 facts restored, 1 superseded: a, b"),
         (entry("revert", facts=[], restored=["a"], to=2), "1 restored, back to entry 2"),
         (entry("tag", tag="good", target=2), "good names entry 2"),
@@ -107,7 +116,7 @@ def test_an_entry_in_a_line(told: Entry, expected: str) -> None:
 def test_many_facts_are_counted_and_the_first_shown() -> None:
     lines = told_facts([fact(f"f{i}") for i in range(TOP + 2)], "written")
     assert lines[0] == "12 facts written" and lines[-1] == "  and 2 more" and len(lines) == TOP + 2
-    assert lines[1] == r"  f0  'Ada\x1b[31m lives in' -> 'Marn'" and told_facts([], "written") == []
+    assert lines[1] == r"  f0  'Ada\u202e lives in' -> 'Marn'" and told_facts([], "written") == []
 
 
 def test_the_blast_radius_shows_the_most_affected_and_all_that_is_lost() -> None:
@@ -130,5 +139,5 @@ def test_the_blast_radius_shows_the_most_affected_and_all_that_is_lost() -> None
 
 def test_a_commit_in_a_line_tells_what_was_known_already() -> None:
     made = Commit(entry("edit", facts=[{"id": "a", "request": REQUEST}]), (fact("a"),), skipped=("b",))
-    assert commit_line(made) == f"   3 {'d' * 12} 1 fact written: Ada\\x1b[31m; 1 request known already"
+    assert commit_line(made) == f"   3 {'d' * 12} 1 fact written: Ada\\u202e; 1 request known already"
     assert commit_line(Commit(None, skipped=("a", "b"))) == "nothing written: 2 requests known already"
