@@ -7,7 +7,7 @@ import json
 import tempfile
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
 from lifelong_edit.store.history import entry_named
+
+if TYPE_CHECKING:
+    from lifelong_edit.engine import Reader
 
 
 class Form(str, Enum):
@@ -68,7 +71,9 @@ def export(
     tell(as_json, document, text)
 
 
-def _exported(form: Form, reader: Any, destination: Path, seq: int, rank: int | None, dense: bool) -> tuple[Any, str]:
+def _exported(
+    form: Form, reader: Reader, destination: Path, seq: int, rank: int | None, dense: bool
+) -> tuple[Any, str]:
     """What was written, as a document and as text."""
     from lifelong_edit.export import export_delta, export_hf, export_peft
     from lifelong_edit.export.hf import TOLERANCE

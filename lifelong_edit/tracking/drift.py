@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
@@ -21,7 +21,7 @@ NO_PROMPTS = "There are no prompts."
 Loss = tuple[float, int]  # sum over a text's predicted tokens of the negative log-probability (nats), how many
 
 
-def perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
     """exp of the mean negative log-probability over all tokens of all texts but each text's first.
 
     Every text is cut at the model's context length. Raises `RequestError` when no text has a token to predict.
@@ -51,7 +51,7 @@ def measure_texts(editable: EditableModel, texts: Sequence[str]) -> dict[str, Fi
     }
 
 
-def text_losses(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Loss | None]:
+def text_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Loss | None]:
     """The loss of every text; None for one that has no token to predict."""
     longest = int(model.config.max_position_embeddings)
     rows = [tokenizer(text, truncation=True, max_length=longest).input_ids for text in texts]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.hooks import replaced_input
@@ -26,7 +26,9 @@ def fitting(ids: list[int], text: str, longest: int) -> list[int]:
 
 
 @torch.no_grad()
-def predictions(model: Any, rows: Sequence[Row], firsts: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+def predictions(
+    model: PreTrainedModel, rows: Sequence[Row], firsts: Sequence[int]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """For every row of token ids, in no fixed order: its number and, for its tokens from `first` on (at least 1), the
     log-probability (nats, float32) and whether it is the top token, both [tokens] on the CPU.
 
@@ -47,7 +49,7 @@ def predictions(model: Any, rows: Sequence[Row], firsts: Sequence[int]) -> Itera
 
 
 @torch.no_grad()
-def next_tokens(model: Any, rows: Sequence[Row]) -> Iterator[tuple[list[int], Tensor]]:
+def next_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[list[int], Tensor]]:
     """Batch by batch, the numbers of its rows and the log-probabilities [rows, vocabulary] of what follows them.
 
     In nats and float32, on the CPU.
@@ -74,10 +76,11 @@ def _padded(rows: list[Row]) -> tuple[Tensor, Tensor]:
     return ids, (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
 
 
-def _logits(model: Any, ids: Tensor, mask: Tensor, row: Tensor, column: Tensor) -> Tensor:
+def _logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Float32 logits [M, vocabulary] at the places (row[m], column[m]) of a batch [B, T]."""
     device = model.device
     row, column = row.to(device), column.to(device)
-    with replaced_input(model.get_output_embeddings(), lambda hidden: hidden[row, column][None]):
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    with replaced_input(head, lambda hidden: hidden[row, column][None]):
         logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
     return logits[0].float()

@@ -16,6 +16,8 @@ from difflib import get_close_matches
 from statistics import fmean, harmonic_mean
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -77,7 +79,9 @@ def score_edits(editable: EditableModel, requests: Sequence[EditRequest]) -> Edi
     return EditScores(**{short: figures[name].value for short, name in SHORT_NAMES.items()})
 
 
-def score_continuations(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> list[Score]:
+def score_continuations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+) -> list[Score]:
     """A `Score` for every (prompt, target), the target following the prompt after one blank.
 
     Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262). Raises
@@ -93,7 +97,7 @@ def score_continuations(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> li
     return [scores[number] for number in range(len(pairs))]
 
 
-def argmax_rate(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> float:
+def argmax_rate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> float:
     """Share of `pairs` whose target's tokens are all the model's first choice."""
     if not pairs:
         raise RequestError("There is nothing to score. Give at least one prompt with its answer.")
