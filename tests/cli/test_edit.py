@@ -1,4 +1,4 @@
-"""`init`, `apply`, `stream`, `revert`, `restore`."""
+"""`apply`, `stream`, `replace`, `protect`, `revert`, `restore`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,6 @@ from lifelong_edit.facts import EditRequest
 from tests.cli.conftest import Place, write_requests
 from tests.obstacles import endless, in_memory_of
 from tests.samples import REQUESTS
-
-
-def test_a_store_is_pinned_to_what_was_chosen(made: Place) -> None:
-    body = made.entries()[0].body
-    assert body["config"]["layers"] == [0] and body["config"]["contexts"] == 1 and body["config"]["seed"] == 0
-    assert body["reason"] == "for the tests"
-
-
-def test_init_needs_second_moments_and_refuses_a_wrong_choice(made: Place, tmp_path: Path) -> None:
-    new = Place(tmp_path / "store", made.model)
-    done = new.run("init", "--layer", "0", model=True)
-    assert done.code == 2 and done.err.startswith("error: ")
-    assert new.run("init", "--memory", "most", model=True).code == 2
-    assert made.run("init", model=True).code != 0 and len(made.entries()) == 5
 
 
 def test_a_file_is_one_commit_and_applied_once(place: Place, tmp_path: Path) -> None:
@@ -61,24 +47,6 @@ def test_a_dry_run_checks_batch_after_batch_and_writes_nothing(place: Place, tmp
     assert len(place.entries()) == 5
     assert place.run("apply", source, "--dry-run", model=True).code == 2  # two answers to one prompt in one batch
     assert place.run("apply", source, "--batch-size", "10", "--dry-run", "--method", "rome", model=True).code == 2
-
-
-def test_a_plan_tells_everything_a_person_should_see(place: Place, tmp_path: Path) -> None:
-    again = EditRequest("{} was born in", "Ada Quill", "Oran", id="second")
-    source = write_requests(tmp_path / "some.jsonl", [again, REQUESTS[0], REQUESTS[4]])
-    text = place.ok("plan", source, "--batch", "2", model=True).out
-    assert "some.jsonl: 3 rows, 0 bad" in text and "2 facts would be written, by 2 commits; 1 known already" in text
-    assert "would be superseded: 1\n  line 1: 'Oran' instead of 'Marn' of fact ada" in text
-    assert "values to optimise; capacity of transformer.h.0.mlp.c_proj.weight" in text and "to optimise, by" in text
-    with open(source, "a") as file:
-        file.write("{}\n")
-    done = place.run("plan", source, model=True)
-    assert (
-        done.code == 2
-        and "some.jsonl:4: " in done.out
-        and "some.jsonl cannot be applied: line 4. Mend or remove" in done.err
-    )
-    assert len(place.entries()) == 5
 
 
 def test_a_stream_of_standard_input_tells_every_commit_as_a_line_and_goes_on(place: Place) -> None:
@@ -149,3 +117,19 @@ def test_what_makes_no_sense_is_refused_with_a_line(made: Place, command: list[s
     done = made.run(*command, model=True)
     assert done.code == 2 and done.out == "" and done.err.startswith("error: ")
     assert len(made.entries()) == 5
+
+
+def test_another_target_supersedes(place: Place) -> None:
+    foretold = place.ok("replace", "ada", "Oran", "--dry-run", "--json", model=True).json
+    assert [row["superseded"] for row in foretold["contradictions"]] == ["ada"] and len(place.entries()) == 5
+    done = place.ok("replace", "ada", "Oran", "--reason", "moved", "--json", model=True).json
+    assert done["superseded"] == ["ada"] and place.entries()[-1].body["reason"] == "moved"
+    assert place.run("replace", "ada", "Kessel", "--dry-run", model=True).code == 2, "it is active no longer"
+
+
+def test_facts_of_the_base_are_protected(place: Place, tmp_path: Path) -> None:
+    source = write_requests(tmp_path / "known.jsonl", [EditRequest("{} sings of", "The river", "Marn", id="kept")])
+    assert place.ok("protect", source, "--dry-run", "--json", model=True).json["columns"] == 1
+    assert len(place.entries()) == 5
+    assert "1 fact protected" in place.ok("protect", source, model=True).out
+    assert place.ok("status", "--json").json["protected"] == 1

@@ -1,4 +1,4 @@
-"""`log`, `show`, `status`, `diff`, `blame`."""
+"""`log`, `show`, `status`."""
 
 from __future__ import annotations
 
@@ -83,18 +83,3 @@ def test_the_status(made: Place) -> None:
     text = made.ok("status", "--facts").out
     assert head.digest in text and "3 active, 1 reverted, 0 superseded" in text
     assert re.search(r"emile +1 +reverted +4 ", text)
-
-
-def test_two_states_are_compared(made: Place) -> None:
-    told = made.ok("diff", "two", "--json", model=True).json
-    assert (told["a"], told["b"]) == (2, 4) and [fact["id"] for fact in told["lost"]] == ["emile"]
-    assert list(told["answers"]) == ["The mother tongue of Émile Zorn is"] and min(told["weights"].values()) > 0
-    text = made.ok("diff", "0", "two", "--prompt", "Ada Quill was born in", model=True).out
-    assert "4 facts more active" in text and "Ada Quill was born in" in text
-
-
-def test_an_answer_is_blamed_on_the_facts_behind_it(made: Place) -> None:
-    told = made.ok("blame", "Ada Quill was born in", "-n", "2", "--json", model=True).json
-    assert told["slots"][0]["facts"] == ["ada"] and len(told["slots"]) == 2
-    text = made.ok("blame", "Ada Quill was born in", model=True).out
-    assert repr(told["said"]) in text and repr(told["base"]) in text

@@ -1,4 +1,4 @@
-"""`tag`, `verify`, `backup`, `clone`, `gc`, `doctor`."""
+"""`relax`, `repair`, `tag`, `verify`, `backup`, `clone`, `gc`, `doctor`."""
 
 from __future__ import annotations
 
@@ -89,3 +89,11 @@ def test_a_busy_store_and_another_model_have_codes_of_their_own(place: Place, tm
         assert done.code == 6 and "is writing to the store" in done.err
     assert Place(place.store, tmp_path).run("doctor", model=True).code == 8
     assert Place(tmp_path / "none", place.model).run("log").code == 5
+
+
+def test_a_refit_is_foretold_and_refused_where_it_has_no_place(place: Place) -> None:
+    dry = place.ok("relax", "--dry-run", "--json", model=True).json
+    assert dry["entry"] is None and len(place.entries()) == 5
+    done = place.ok("relax", "--json", model=True).json
+    assert [fact["id"] for fact in done["facts"]] == [fact["id"] for fact in dry["facts"]]
+    assert place.run("repair", model=True).code == 2, "a store in joint memory is solved together already"

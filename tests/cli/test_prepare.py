@@ -1,4 +1,4 @@
-"""`import` says the format, writes what `apply` reads, tells every rejection, and writes over nothing."""
+"""`import` says the format, writes what `apply` reads and tells every rejection; `plan` tells what would be written."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from lifelong_edit.datasets.jsonl import open_source, read_requests
 from lifelong_edit.facts import EditRequest
-from tests.cli.conftest import Done, command
+from tests.cli.conftest import Done, Place, command, write_requests
 from tests.datasets.specimens import SPECIMENS, ZSRE
+from tests.samples import REQUESTS
 
 
 def run(*arguments: object) -> Done:
@@ -94,3 +95,21 @@ def test_what_cannot_be_done_is_a_usage_error_and_leaves_no_file(zsre: Path, tmp
     done = run(zsre, "--targets", "alt", "--out", out)
     assert done.code == 2 and "not written over" in done.err and out.read_text() == "kept"
     assert run(zsre, "--targets", "alt", "--out", zsre / "edits.jsonl").code == 5  # a file is no folder
+
+
+def test_a_plan_tells_everything_a_person_should_see(place: Place, tmp_path: Path) -> None:
+    again = EditRequest("{} was born in", "Ada Quill", "Oran", id="second")
+    source = write_requests(tmp_path / "some.jsonl", [again, REQUESTS[0], REQUESTS[4]])
+    text = place.ok("plan", source, "--batch", "2", model=True).out
+    assert "some.jsonl: 3 rows, 0 bad" in text and "2 facts would be written, by 2 commits; 1 known already" in text
+    assert "would be superseded: 1\n  line 1: 'Oran' instead of 'Marn' of fact ada" in text
+    assert "values to optimise; capacity of transformer.h.0.mlp.c_proj.weight" in text and "to optimise, by" in text
+    with open(source, "a") as file:
+        file.write("{}\n")
+    done = place.run("plan", source, model=True)
+    assert (
+        done.code == 2
+        and "some.jsonl:4: " in done.out
+        and "some.jsonl cannot be applied: line 4. Mend or remove" in done.err
+    )
+    assert len(place.entries()) == 5
