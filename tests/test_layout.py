@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "lifelong_edit"
 FLOORS = [
     {"errors"},
-    {"facts", "outputs"},
+    {"facts", "escapes", "outputs"},
     {"algebra", "store"},
     {"model", "world"},
     {"editing"},

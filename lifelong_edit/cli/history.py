@@ -20,7 +20,6 @@ from lifelong_edit.cli.text import (
     listed,
     number,
     one_line,
-    printable,
     statement,
     summary,
     table,
@@ -28,6 +27,7 @@ from lifelong_edit.cli.text import (
     told_facts,
 )
 from lifelong_edit.errors import RequestError
+from lifelong_edit.escapes import printable
 from lifelong_edit.store import Entry, FactLife, History, list_strays
 from lifelong_edit.store.history import entry_called, entry_named, find_fact, tags_of
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from lifelong_edit.cli import edit, history, maintain, measure, prepare, share, start
 from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.escapes import printable_lines
 
 INTERRUPTED = 130
 EXIT_CODES = (
@@ -52,7 +53,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except LifelongEditError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(printable_lines(f"error: {error}"), err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             typer.echo("interrupted: what was committed is kept. The same command goes on from there.", err=True)
@@ -76,7 +77,11 @@ def about() -> None:
     """Sequential lifelong knowledge editing for causal language models, with a ledger."""
 
 
+def _warn(message: object, *_args: object, **_kwargs: object) -> None:
+    typer.echo(printable_lines(f"warning: {message}"), err=True)
+
+
 def main() -> None:
     """Run the command line; warnings are lines on standard error."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"warning: {message}", err=True)
+    warnings.showwarning = _warn
     app()

@@ -14,13 +14,13 @@ from lifelong_edit.cli.text import (
     counted,
     entry_document,
     jsonable,
-    printable,
     progress,
     summary,
     table,
     tell,
 )
 from lifelong_edit.errors import RequestError, StoreCorrupt
+from lifelong_edit.escapes import printable
 from lifelong_edit.store import (
     Copied,
     Inspection,

@@ -13,13 +13,13 @@ from lifelong_edit.cli.text import (
     entry_document,
     listed,
     number,
-    printable,
     summary,
     table,
     tell,
     told_facts,
 )
 from lifelong_edit.errors import RequestError
+from lifelong_edit.escapes import printable
 from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:

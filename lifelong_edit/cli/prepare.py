@@ -12,10 +12,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.text import TOP, bar, counted, listed, number, printable, progress, table, tell
+from lifelong_edit.cli.text import TOP, bar, counted, listed, number, progress, table, tell
 from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.errors import RequestError
+from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store.history import fact_named
 

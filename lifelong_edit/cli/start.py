@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, printable, progress, summary, table, tell
+from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, progress, summary, table, tell
 from lifelong_edit.datasets.jsonl import read_text
 from lifelong_edit.errors import RequestError
+from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import typer
 from tabulate import tabulate
 from tqdm import tqdm
 
+from lifelong_edit.escapes import printable, printable_json, printable_lines
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, FactLife
 
@@ -28,18 +29,22 @@ SHORT = 12  # hex digits of a digest, where it is only pointed at
 
 def tell(as_json: bool, document: Any, text: str) -> None:
     """The command's answer: `document` as one JSON document, or `text`."""
-    typer.echo(json.dumps(jsonable(document), ensure_ascii=False, indent=2) if as_json else text)
+    typer.echo(_json(document, indent=2) if as_json else printable_lines(text))
 
 
 def say(text: str) -> None:
     """A line of an answer that is still being worked out, above the bar when there is one."""
     with tqdm.external_write_mode(file=sys.stdout):
-        typer.echo(text)
+        typer.echo(printable_lines(text))
 
 
 def json_line(document: Any) -> str:
     """One line of JSON."""
-    return json.dumps(jsonable(document), ensure_ascii=False)
+    return _json(document)
+
+
+def _json(document: Any, indent: int | None = None) -> str:
+    return printable_json(json.dumps(jsonable(document), ensure_ascii=False, indent=indent))
 
 
 def jsonable(value: Any) -> Any:
@@ -55,12 +60,6 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, PathLike):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def printable(value: object) -> str:
-    """The text on one line, with escapes for what would steer a terminal; nothing for None."""
-    text = "" if value is None else str(value)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import json
 
 from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
+from lifelong_edit.escapes import printable, printable_json
 from lifelong_edit.store import FactLife
 
 LISTED = 200  # facts that a model card lists; all are in edits.jsonl
@@ -20,9 +21,8 @@ def origin(reader: Reader, view: View) -> dict[str, str]:
 
 def edits_jsonl(view: View) -> str:
     """The active facts as requests, a line each, in ledger order: what `apply` and `stream` read."""
-    return "".join(
-        json.dumps({**fact.request.to_dict(), "id": fact.id}, ensure_ascii=False) + "\n" for fact in view.facts.values()
-    )
+    requests = ({**fact.request.to_dict(), "id": fact.id} for fact in view.facts.values())
+    return "".join(printable_json(json.dumps(request, ensure_ascii=False)) + "\n" for request in requests)
 
 
 def model_card(reader: Reader, view: View) -> str:
@@ -66,7 +66,7 @@ def _row(reader: Reader, fact: FactLife) -> str:
 
 def _cell(value: object) -> str:
     """One line of Markdown that stays in its cell and is read as text."""
-    text = " ".join(str("" if value is None else value).split())
+    text = printable(" ".join(str("" if value is None else value).split()))
     for special in ("\\", "|", "<", "`", "[", "*", "_"):
         text = text.replace(special, f"\\{special}")
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lifelong_edit.escapes import printable_json
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
@@ -16,6 +17,6 @@ def export_jsonl(entries: list[Entry], destination: Path) -> int:
     `prev`, the digest of the line before.
     """
     with new_file(destination) as file:
-        lines = (canonical_json({"body": entry.body, "digest": entry.digest}) for entry in entries)
+        lines = (printable_json(canonical_json({"body": entry.body, "digest": entry.digest})) for entry in entries)
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return len(entries)

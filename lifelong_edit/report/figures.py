@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lifelong_edit.escapes import printable
 from lifelong_edit.report.gather import Curve, Moment, Story
 from lifelong_edit.tracking.health import SIGNS
 
@@ -115,7 +116,7 @@ def multiples(curves: Mapping[str, Curve], limits: Mapping[str, tuple[float, flo
     """A small picture a curve, two in a row; bands from amber and from red on where there are limits."""
     rows = math.ceil(len(curves) / 2)
     figure = make_subplots(
-        rows, 2, subplot_titles=[escape(name) for name in curves], vertical_spacing=0.3 / max(rows, 2)
+        rows, 2, subplot_titles=[_shown(name) for name in curves], vertical_spacing=0.3 / max(rows, 2)
     )
     for number, (name, curve) in enumerate(curves.items()):
         place = {"row": number // 2 + 1, "col": number % 2 + 1}
@@ -125,7 +126,7 @@ def multiples(curves: Mapping[str, Curve], limits: Mapping[str, tuple[float, flo
             mode="lines+markers",
             line={"color": LINE},
             showlegend=False,
-            hovertemplate=f"{escape(name)} %{{y:.3g}}<br>entry %{{x}}<extra></extra>",
+            hovertemplate=f"{_shown(name)} %{{y:.3g}}<br>entry %{{x}}<extra></extra>",
             **place,
         )
         if name in limits:
@@ -148,7 +149,7 @@ def capacity(story: Story) -> go.Figure:
             mode="gauge+number",
             value=value,
             number={"valueformat": ".1%"},
-            title={"text": escape(weight), "font": {"size": 12}},
+            title={"text": _shown(weight), "font": {"size": 12}},
             gauge={
                 "axis": {"range": [0, 1], "tickformat": ".0%"},
                 "bar": {"color": LINE},
@@ -166,7 +167,11 @@ def _told(moment: Moment) -> str:
     lines += [f"{moment.facts} facts" + (f", {moment.superseded} superseded" if moment.superseded else "")]
     lines += [", ".join(moment.subjects)] if moment.subjects else []
     lines += [f"{moment.time[:19]} by {moment.actor}"] + ([moment.reason] if moment.reason else [])
-    return "<br>".join(escape(line) for line in lines)
+    return "<br>".join(_shown(line) for line in lines)
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))
 
 
 def _dressed(figure: go.Figure) -> go.Figure:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lifelong_edit.engine import Reader
 from lifelong_edit.errors import RequestError
+from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
 from lifelong_edit.report.gather import Story, gather
 
@@ -51,7 +52,7 @@ def render(story: Story, deep: bool) -> str:
 
     from lifelong_edit.report.figures import figures
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
     environment.filters["figure"] = _figure
     template = environment.from_string(files("lifelong_edit.report").joinpath("page.html").read_text("utf-8"))
     config = {"responsive": True, "displaylogo": False}
@@ -79,6 +80,11 @@ def _draw(story: Story, folder: Path) -> None:
             raise RequestError(f"{folder}: no PNG could be drawn: {error}. Install Chromium or Chrome.") from error
         with new_file(folder / f"{name}.png", earlier=PNG) as file:
             file.write_bytes(data)
+
+
+def _shown(value: object) -> object:
+    """Text of the ledger without what steers a screen; what is HTML already stays."""
+    return value if hasattr(value, "__html__") else printable(value)
 
 
 def _figure(value: float | None) -> str:
