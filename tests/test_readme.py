@@ -1,4 +1,4 @@
-"""What the README shows runs, and prints what it shows."""
+"""What the README and the tour show runs, and prints what they show; the README stays short."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, TOUR = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/tour.md"))
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+README_LINES = 170
 VARYING = (  # what differs from run to run or from machine to machine, and by what it is told
     (r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00)?", "TIME"),
     (r"\b[0-9a-f]{12,64}\b", "DIGEST"),
@@ -26,12 +28,17 @@ VARYING = (  # what differs from run to run or from machine to machine, and by w
 )
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.S)
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", page, flags=re.S)
+
+
+def steps(page: str) -> list[str]:
+    """Every command after a `$` with what it prints, in the order of the page."""
+    return [step for block in blocks(page, "console") for step in re.split(r"^\$ ", block, flags=re.M)[1:]]
 
 
 def test_the_python_of_the_readme_runs_against_the_bundled_model(tmp_path: Path) -> None:
-    found = blocks("python")
+    found = blocks(README, "python")
     assert found
     edits = tmp_path / "edits.jsonl"
     lines = [{"prompt": "{} works for", "subject": name, "target_new": "Norvik"} for name in ("Ada Quill", "Bo Lund")]
@@ -50,14 +57,13 @@ def told(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def test_the_tour_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    """Every command after a `$`, in one shell's environment and in the order of the text."""
+def test_the_tour_prints_what_it_shows(tmp_path: Path) -> None:
+    """In one shell's environment and in the order of the page."""
     for name in ("checkpoints", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {**os.environ, "LOGNAME": "ada", "COLUMNS": "100", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    steps = [step for block in blocks("console") for step in re.split(r"^\$ ", block, flags=re.M)[1:]]
-    assert len(steps) > 8
-    for step in steps:
+    assert len(steps(TOUR)) > 8
+    for step in steps(TOUR):
         command, _, expected = step.partition("\n")
         words = shlex.split(command)
         if words[0] == "export":
@@ -70,7 +76,18 @@ def test_the_tour_prints_what_the_readme_shows(tmp_path: Path) -> None:
         assert told(run.stdout) == told(expected), command
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_the_readme_shows_a_part_of_the_tour_and_is_read_at_one_sitting() -> None:
+    shown, whole = steps(README), steps(TOUR)
+    assert len(shown) > 4 and [step for step in whole if step in shown] == shown
+    assert len(README.splitlines()) <= README_LINES
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [page for page in PAGES if page.startswith("docs/") and f"({page[5:]})" not in index] == ["docs/index.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_no_placeholder_is_left_and_every_link_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert not re.search(r"@[A-Z]+@|[A-Z]+_TABLE|TODO", text)
