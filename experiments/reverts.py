@@ -33,7 +33,7 @@ from tqdm import tqdm
 from lifelong_edit.algebra.columns import Columns
 from lifelong_edit.algebra.objective import Memory, fold, materialise
 from lifelong_edit.algebra.system import solve_whole
-from lifelong_edit.cli.options import hush
+from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.engine import LifelongEditor
@@ -224,7 +224,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="60 reverts for a, 1 for b, 2 for c instead of all, 3, 10")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    hush()
+    hide_loading_bars()
     model, count, rng = chosen.model, chosen.facts, random.Random(chosen.seed)
     exact, never, live = (60, 1, 2) if chosen.quick else (count, 3, 10)
     world = World.generate(BUNDLED_SEED)

@@ -25,7 +25,7 @@ from unittest.mock import patch
 import torch
 from tabulate import tabulate
 
-from lifelong_edit.cli.options import hush
+from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import Targets, optimise_targets
 from lifelong_edit.engine import LifelongEditor
@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--facts", default="100,300,1000", help="at how many facts to measure: multiples of 10")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    hush()
+    hide_loading_bars()
     counts = [int(count) for count in chosen.facts.split(",")]
     requests = edit_requests(World.generate(BUNDLED_SEED), max(REPEATS * BATCH, *counts), chosen.seed)
     print("Random targets while the store fills, so no optimisation in `commit`; batches of 10; seconds.", flush=True)

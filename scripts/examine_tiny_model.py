@@ -17,7 +17,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lifelong_edit.cli.options import hush
+from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
 from lifelong_edit.facts import EditRequest
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("checkpoints/tiny-world"))
     parser.add_argument("--layers", type=int, nargs="+", default=[1])  # where edits are made by default
     options = parser.parse_args()
-    hush()
+    hide_loading_bars()
     world, editable = World.generate(BUNDLED_SEED), EditableModel.open(options.model, dtype=torch.float32)
     take_moments(editable, options.model, options.layers)
     figures = [*recall(editable, world), *abilities(editable, world)]

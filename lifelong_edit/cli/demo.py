@@ -1,4 +1,4 @@
-"""`lifelong-edit demo`: a stream of edits into the bundled model, measured all the time, and one of them taken back."""
+"""Run `lifelong-edit demo`: stream edits into the bundled model in two ways, score both, and revert one fact."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.algebra.objective import Memory
-from lifelong_edit.cli.options import hush
-from lifelong_edit.cli.text import entry_document, tell
+from lifelong_edit.cli.options import hide_loading_bars
+from lifelong_edit.cli.text import entry_document, print_result
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
@@ -38,14 +38,14 @@ OTHER = replace(DEFAULT, memory=Memory.batch, targets="live", ridge=0.5, halving
 
 @dataclass(frozen=True)
 class Exam:
-    """What a stream is measured on beside its own edits: untouched facts, stories, tasks."""
+    """The questions that no edit is about: facts of people who are not edited, held-out stories, downstream tasks."""
 
     untouched: list[tuple[str, str]]
     stories: list[str]
     tasks: dict[str, list[tuple[str, str]]]
 
     def drift(self, editable: EditableModel) -> list[float]:
-        """Untouched recall, perplexity of held-out stories, mean accuracy over the downstream tasks."""
+        """Measure recall of untouched facts, perplexity of the stories, mean accuracy over the downstream tasks."""
         model, tokenizer = editable.model, editable.tokenizer
         accuracies = [argmax_rate(model, tokenizer, task) for task in self.tasks.values()]
         return [
@@ -56,8 +56,8 @@ class Exam:
 
 
 def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> None:
-    """Everything the command shows."""
-    hush()
+    """Make both stores, stream the edits into them, and print scores, ledger and revert."""
+    hide_loading_bars()
     world, count = World.generate(BUNDLED_SEED), QUICK_EDITS if quick else EDITS
     requests = edit_requests(world, count, seed)
     facts, stories, questions = QUICK_EXAM if quick else EXAM
@@ -87,7 +87,7 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
         taken = _take_back(editor, base, requests[len(requests) // 2])
     named = [dict(zip(["kind", "facts", *HEADERS], row, strict=False)) for row in rows]
     document = {"stores": folder, "scores": named, "ledger": [entry_document(e, {}) for e in entries], "revert": taken}
-    tell(as_json, document, f"{_ledger_text(entries)}\n{_taken_text(taken)}")
+    print_result(as_json, document, f"{_ledger_text(entries)}\n{_taken_text(taken)}")
 
 
 HEADERS = ["ES", "PS", "NS", "EA", "PA", "NA", "AA", "untouched", "ppl", "tasks"]
@@ -99,7 +99,7 @@ LEGEND = (
 
 
 def _stream(editor: LifelongEditor, edits: Path, requests: Sequence[EditRequest], name: str) -> None:
-    """Stream the file of the requests, showing how the newest and the oldest facts fare."""
+    """Stream the file of the requests under a bar that shows the efficacy of the newest and of the oldest facts."""
     batch, done = requests[:BATCH], 0
     with tqdm(total=len(requests), unit="edit", desc=f"{name:12}") as bar:
         for commit in editor.stream(edits, BATCH, actor="demo"):

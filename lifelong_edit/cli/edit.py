@@ -1,4 +1,4 @@
-"""Panel Edit: `apply`, `stream`, `replace`, `protect`, `revert`, `restore`, which change what the model says."""
+"""Panel Edit: `apply`, `stream`, `replace`, `protect`, `revert`, `restore` change which facts the model holds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.options import past
-from lifelong_edit.cli.prepare import foretell, foretell_one
-from lifelong_edit.cli.text import bar, commit_document, commit_line, commit_text, json_line, say, tell, told_facts
+from lifelong_edit.cli.options import open_store
+from lifelong_edit.cli.prepare import preview_replacement, preview_source
+from lifelong_edit.cli.text import (
+    bar,
+    commit_document,
+    commit_line,
+    commit_text,
+    facts_lines,
+    json_line,
+    print_line,
+    print_result,
+)
 from lifelong_edit.datasets.jsonl import (
     MAX_LINE,
     STANDARD_INPUT,
@@ -60,19 +69,19 @@ def apply(
     Example: lifelong-edit apply facts.jsonl --model checkpoints/tiny-world --reason "ticket 12"
     """
     if dry_run:
-        return foretell(source, model, store, batch_size, method, ridge, dtype, device, as_json)
+        return preview_source(source, model, store, batch_size, method, ridge, dtype, device, as_json)
     with open_source(source) as lines:
         requests = read_requests(lines, source_name(source))
         batches = [list(requests)] if batch_size is None else list(micro_batches(requests, batch_size))
     held, commits = budget(every, on_red, halving=False), []
-    with options.editor(store, model, dtype, device) as editor, bar("request", sum(map(len, batches))) as shown:
+    with options.open_editor(store, model, dtype, device) as editor, bar("request", sum(map(len, batches))) as shown:
         for batch in batches:
             commits.append(editor.apply([s.request for s in batch], method, ridge, actor, reason, held))
             shown.update(len(batch))
             if not as_json:
-                say(commit_line(commits[-1]))
+                print_line(commit_line(commits[-1]))
     if as_json:
-        tell(True, [commit_document(commit) for commit in commits], "")
+        print_result(True, [commit_document(commit) for commit in commits], "")
 
 
 def stream(
@@ -98,12 +107,12 @@ def stream(
     Example: lifelong-edit stream facts.jsonl --model checkpoints/tiny-world --batch 10
     """
     if dry_run:
-        return foretell(source, model, store, batch, method, ridge, dtype, device, as_json)
+        return preview_source(source, model, store, batch, method, ridge, dtype, device, as_json)
     held = budget(every, on_red)
-    with options.editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
+    with options.open_editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
         for commit in editor.stream(source, batch, method, ridge, actor, reason, held):
             shown.update(commit.requests)
-            say(json_line(commit_document(commit)) if as_json else commit_line(commit))
+            print_line(json_line(commit_document(commit)) if as_json else commit_line(commit))
 
 
 def replace(
@@ -124,10 +133,10 @@ def replace(
     Example: lifelong-edit replace db853e71 Oran --model checkpoints/tiny-world --reason "moved"
     """
     if dry_run:
-        return foretell_one(fact, target, model, store, method, dtype, device, as_json)
-    with options.editor(store, model, dtype, device) as editor:
+        return preview_replacement(fact, target, model, store, method, dtype, device, as_json)
+    with options.open_editor(store, model, dtype, device) as editor:
         done = editor.replace(fact, target, method, actor, reason)
-        tell(as_json, commit_document(done), commit_text(done, "replace", editor.facts()))
+        print_result(as_json, commit_document(done), commit_text(done, "replace", editor.facts()))
 
 
 def protect(
@@ -150,19 +159,19 @@ def protect(
     Example: lifelong-edit protect known.jsonl --model checkpoints/tiny-world
     """
     if dry_run:
-        with options.past(store) as seen:
+        with options.open_store(store) as seen:
             if seen.entries[0].body["config"]["memory"] != "joint":
                 raise RequestError("Protection needs a store in joint memory; init --memory joint makes one.")
-        return foretell(source, model, store, None, method, ridge, dtype, device, as_json)
+        return preview_source(source, model, store, None, method, ridge, dtype, device, as_json)
     requests = load_requests(source)
-    with options.editor(store, model, dtype, device) as editor:
+    with options.open_editor(store, model, dtype, device) as editor:
         done = editor.protect(requests, method, ridge, actor, reason)
         text = commit_text(done, "protect", editor.facts()) if done.entry else commit_line(done)
-        tell(as_json, commit_document(done), text)
+        print_result(as_json, commit_document(done), text)
 
 
 def budget(every: str | None, on_red: options.Red | None, halving: bool = True) -> Budget | None:
-    """The health budget that was asked for, if one was."""
+    """Make the health budget of --every and --on-red; None when neither is given."""
     from lifelong_edit.engine.change.budget import Budget
 
     if on_red == options.Red.halve and not halving:
@@ -173,7 +182,7 @@ def budget(every: str | None, on_red: options.Red | None, halving: bool = True) 
 
 
 def _lines(source: str) -> int | None:
-    """How many lines of a file are not blank; None for what can be read once only."""
+    """Count the lines of a file that are not blank; None for what can be read only once, as standard input."""
     if source == STANDARD_INPUT or not Path(source).is_file():
         return None
     with open_source(source) as lines:
@@ -201,7 +210,7 @@ def revert(
 
     Example: lifelong-edit revert db853e71 --model checkpoints/tiny-world --reason "was wrong"
     """
-    with options.editor(store, model, dtype, device) as editor:
+    with options.open_editor(store, model, dtype, device) as editor:
         entries = editor.history()
         names = facts or []
         at, back = (None if ref is None else entry_named(entries, ref).seq for ref in (commit, to))
@@ -209,7 +218,7 @@ def revert(
             done = editor.preview_revert(*names, commit=at, to=back)
         else:
             done = editor.revert(*names, commit=at, to=back, probe=probe, actor=actor, reason=reason)
-        tell(as_json, commit_document(done), commit_text(done, "revert", editor.facts()))
+        print_result(as_json, commit_document(done), commit_text(done, "revert", editor.facts()))
 
 
 def restore(
@@ -229,19 +238,19 @@ def restore(
     Example: lifelong-edit restore db853e71 --model checkpoints/tiny-world
     """
     if dry_run:
-        return _foretell_restore(facts, store, as_json)
-    with options.editor(store, model, dtype, device) as editor:
+        return _preview_restore(facts, store, as_json)
+    with options.open_editor(store, model, dtype, device) as editor:
         done = editor.restore(*facts, probe=probe, actor=actor, reason=reason)
-        tell(as_json, commit_document(done), commit_text(done, "restore", editor.facts()))
+        print_result(as_json, commit_document(done), commit_text(done, "restore", editor.facts()))
 
 
-def _foretell_restore(names: list[str], store: Path, as_json: bool) -> None:
-    """What `restore` would make active and superseded, from the ledger alone."""
+def _preview_restore(names: list[str], store: Path, as_json: bool) -> None:
+    """Print which facts `restore` would make active and which superseded; the ledger alone tells it."""
     from lifelong_edit.engine.change.bodies import changed_facts, restore_body
 
-    with past(store) as seen:
+    with open_store(store) as seen:
         body = restore_body(seen.history, names)
     facts = changed_facts(seen.history, body)
     superseded = [seen.history.facts[id] for id in body["superseded"]]
-    lines = ["restore: nothing is written", *told_facts(facts, "restored"), *told_facts(superseded, "superseded")]
-    tell(as_json, {"entry": None, "facts": facts, "superseded": body["superseded"]}, "\n".join(lines))
+    lines = ["restore: nothing is written", *facts_lines(facts, "restored"), *facts_lines(superseded, "superseded")]
+    print_result(as_json, {"entry": None, "facts": facts, "superseded": body["superseded"]}, "\n".join(lines))

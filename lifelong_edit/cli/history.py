@@ -10,21 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.options import Past, past
+from lifelong_edit.cli.options import OpenStore, open_store
 from lifelong_edit.cli.text import (
     DONE,
     counted,
     entry_document,
+    facts_lines,
     full_text,
     ids_in,
     listed,
     number,
     one_line,
+    print_result,
     statement,
     summary,
     table,
-    tell,
-    told_facts,
 )
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
@@ -38,17 +38,17 @@ def log(
     max_count: Annotated[int | None, typer.Option("--max-count", "-n", min=0, help="Only so many entries.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """What happened, the newest entry first: seq, digest, kind, tags, who, when, why.
+    """List the entries, the newest first: seq, digest, kind, tags, who, when, why.
 
     Example: lifelong-edit log --oneline -n 10
     """
-    with past(store) as seen:
+    with open_store(store) as seen:
         tags, entries = tags_of(seen.entries), seen.entries[::-1][:max_count]
     if oneline:
         text = "\n".join(one_line(entry, tags) for entry in entries)
     else:
         text = "\n\n".join(full_text(entry, tags) for entry in entries)
-    tell(as_json, [entry_document(entry, tags) for entry in entries], text)
+    print_result(as_json, [entry_document(entry, tags) for entry in entries], text)
 
 
 def status(
@@ -56,13 +56,13 @@ def status(
     facts: Annotated[bool, typer.Option("--facts", help="List every fact ever written, with its status.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Where the store stands: head, facts, last entry, and files that nobody needs.
+    """Show the store's head, how many facts are active, the last entry, and files that nobody needs.
 
     The head's digest, kept elsewhere, lets `verify --head` prove later that nothing up to it was changed.
 
     Example: lifelong-edit status --facts
     """
-    with past(store) as seen:
+    with open_store(store) as seen:
         strays, written, config = list_strays(seen.store), seen.format, seen.entries[0].body["config"]
     counts = Counter(fact.status for fact in seen.history.facts.values())
     tags = tags_of(seen.entries)
@@ -78,7 +78,7 @@ def status(
         "strays": {"files": len(strays), "bytes": sum(stray.size for stray in strays)},
         **({"list": list(seen.history.facts.values())} if facts else {}),
     }
-    tell(as_json, document, _status_text(seen, document) + (_facts_text(seen) if facts else ""))
+    print_result(as_json, document, _status_text(seen, document) + (_facts_text(seen) if facts else ""))
 
 
 def show(
@@ -94,53 +94,53 @@ def show(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """The whole life of a fact, or everything about an entry; without a name, about the newest.
+    """Show the whole life of a fact, or everything about an entry; without a name, about the newest.
 
-    A fact: request, who, when and why, scores over time; with --answers what the model said before it, at each change
-    and now, and how much of what was to change is missing by prediction.
+    A fact has its request, its changes with who, when and why, and its scores over time; with --answers also what the
+    model said before it, at each change and now, and its predicted residual.
 
     Example: lifelong-edit show db853e71 --answers --model checkpoints/tiny-world
     """
-    with past(store) as seen:
+    with open_store(store) as seen:
         fact = None if entry or name is None else _fact(seen, name)
     if fact is None:
         found = seen.head if name is None else entry_named(seen.entries, name, "entry" if entry else "fact or entry")
         tags = tags_of(seen.entries)
         document = {"digest": found.digest, "tags": tags.get(found.seq, []), "body": found.body}
-        return tell(as_json, document, _entry_text(seen, found))
+        return print_result(as_json, document, _entry_text(seen, found))
     life, residual = life_of(seen.entries, fact), None
     if answers:
         if model is None:
             raise RequestError("The answers are the model's. Give its folder: --model, or LIFELONG_EDIT_MODEL.")
-        with options.reader(store, model, dtype, device) as reader:
+        with options.open_reader(store, model, dtype, device) as reader:
             life = [replace(event, says=reader.at(event.seq).answer(fact.question)) for event in life]
             residual = reader.residuals().get(fact.id)
     value, scores = value_of(seen.entries, seen.history, fact), scores_of(seen.entries, fact)
     life_document = {"fact": fact, "value": value, "residual": residual, "life": life, "scores": scores}
-    tell(as_json, life_document, fact_text(fact, value, life, scores, residual))
+    print_result(as_json, life_document, fact_text(fact, value, life, scores, residual))
 
 
-def _fact(seen: Past, name: str) -> FactLife | None:
-    """The fact that is meant: its id goes before an entry's seq or tag, these before the beginning of an id."""
+def _fact(seen: OpenStore, name: str) -> FactLife | None:
+    """Find the fact called `name`. A whole id wins over an entry's seq or tag, these win over a shortened id."""
     if name not in seen.history.facts and entry_called(seen.entries, name) is not None:
         return None
     return find_fact(seen.history.facts, name)
 
 
-def _entry_text(seen: Past, entry: Entry) -> str:
-    """An entry with its facts and the digests it holds."""
+def _entry_text(seen: OpenStore, entry: Entry) -> str:
+    """Write out an entry: actor, time and reason, its facts, its digests, the software that made it."""
     then = History.of(seen.entries[: entry.seq + 1]).facts
     lines = [full_text(entry, tags_of(seen.entries)), ""]
     named = {"facts": DONE.get(entry.kind, "named"), "restored": "active again", "superseded": "superseded"}
     for name, told in named.items():
-        lines += told_facts([then[id] for id in ids_in(entry, name)], told)
+        lines += facts_lines([then[id] for id in ids_in(entry, name)], told)
     digests = {"entry": entry.digest, "record": entry.record, "weights": entry.weights}
     lines += [f"{name:8}{digest}" for name, digest in digests.items() if digest]
     versions = ", ".join(f"{name} {number}" for name, number in entry.body.get("versions", {}).items())
     return "\n".join([*lines, f"made with {printable(versions)}"])
 
 
-def _status_text(seen: Past, document: Mapping[str, Any]) -> str:
+def _status_text(seen: OpenStore, document: Mapping[str, Any]) -> str:
     facts, head, strays = document["facts"], seen.head, document["strays"]["files"]
     rows = {
         "store": f"{document['store']}, format {document['format']}",
@@ -155,16 +155,16 @@ def _status_text(seen: Past, document: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:12}{told}" for name, told in rows.items() if told)
 
 
-def _facts_text(seen: Past) -> str:
+def _facts_text(seen: OpenStore) -> str:
     rows = [[fact.id, fact.seq, fact.status, fact.since, statement(fact)] for fact in seen.history.facts.values()]
     return "\n\n" + table(rows, ["fact", "seq", "status", "since", "asks"])
 
 
 @dataclass(frozen=True)
 class Event:
-    """An entry that made something of a fact; also the first entry and the newest, which show it before and now.
+    """A row of a fact's life: an entry that changed its status, or the first or newest entry, for before and now.
 
-    `says` is what the model says to the fact's prompt after the entry, where that was asked for.
+    `became` is the status after the entry, `says` the model's answer to the fact's prompt then, where it was asked.
     """
 
     seq: int
@@ -178,7 +178,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Value:
-    """The value of the fact's slot now: the entry that wrote it, the facts it is for, where its optimisation ended."""
+    """The value of the fact's slot now: the entry that wrote it, the facts it was optimised for, loss and steps."""
 
     seq: int
     facts: tuple[str, ...]
@@ -188,7 +188,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Measured:
-    """A score of the fact that an entry recorded: right after its edit, or later."""
+    """A score of one fact in the ledger: entry, metric, value. The edit's own entry has one; `measure` adds others."""
 
     seq: int
     metric: str
@@ -196,7 +196,7 @@ class Measured:
 
 
 def scores_of(entries: Sequence[Entry], fact: FactLife) -> list[Measured]:
-    """Every score of the fact in the ledger, in time."""
+    """Collect the fact's scores from the ledger, oldest first."""
     return [
         Measured(entry.seq, metric, scores[fact.id])
         for entry in entries[fact.seq :]
@@ -206,7 +206,7 @@ def scores_of(entries: Sequence[Entry], fact: FactLife) -> list[Measured]:
 
 
 def life_of(entries: Sequence[Entry], fact: FactLife) -> list[Event]:
-    """Before the fact, every change of it, and now."""
+    """Collect the entries that changed the fact, between the first entry and the newest."""
     events = [_event(entries[0], "not written")]
     for entry in entries[fact.seq :]:
         if became := _became(entry, fact.id):
@@ -215,7 +215,7 @@ def life_of(entries: Sequence[Entry], fact: FactLife) -> list[Event]:
 
 
 def value_of(entries: Sequence[Entry], history: History, fact: FactLife) -> Value | None:
-    """The value that stands for the fact; None for a fact that is not active."""
+    """Find the value of the fact's slot; None when the fact is not active."""
     chain = history.chains().get(fact.slot, ()) if fact.status == "active" else ()
     if not chain:
         return None
@@ -228,7 +228,7 @@ def value_of(entries: Sequence[Entry], history: History, fact: FactLife) -> Valu
 def fact_text(
     fact: FactLife, value: Value | None, life: Sequence[Event], scores: Sequence[Measured], residual: float | None
 ) -> str:
-    """A fact's life for a person."""
+    """Write out a fact: request and status, then its changes and its scores as tables."""
     by = f" by {fact.by}" if fact.by else ""
     rows: list[tuple[str, str | None]] = [
         ("fact", fact.id),
@@ -252,7 +252,7 @@ def _event(entry: Entry, became: str) -> Event:
 
 
 def _became(entry: Entry, id: str) -> str | None:
-    """What an entry made of the fact; None when it does not name it."""
+    """The fact's status after an entry, or None when the entry does not name it."""
     if id in ids_in(entry, "superseded"):
         return "superseded"
     if id in ids_in(entry, "restored"):
@@ -271,7 +271,7 @@ def _value_text(fact: FactLife, value: Value | None) -> str | None:
 
 
 def _measured_by(fact: FactLife) -> str | None:
-    """The texts that measure the edit, counted."""
+    """Count the texts that measure the edit, as ``2 paraphrase_prompts``; None when it has none."""
     fields = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
     counts = {name: len(getattr(fact.request, name)) for name in fields}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or None

@@ -46,10 +46,10 @@ NAMES = {"evaluate": "eval", "import_": "import"}  # commands that are called ot
 
 
 class Verbs(TyperGroup):
-    """The commands; an error the engine raised on purpose ends one with a line and its exit code."""
+    """The group of commands. Errors of this package become one line on standard error and their exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
+        """Run a command; an interrupt becomes a line and exit code 130."""
         try:
             return super().invoke(ctx)
         except LifelongEditError as error:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.options import past
+from lifelong_edit.cli.options import open_store
 from lifelong_edit.cli.text import (
     commit_document,
     counted,
     entry_document,
     jsonable,
+    print_result,
     progress,
     summary,
     table,
-    tell,
 )
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.escapes import printable
@@ -56,7 +56,7 @@ def relax(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Bring facts back that the model says no longer, by lower ridges for them alone; joint memory only.
+    """Bring back facts that the model no longer says, by lower ridges for them alone; joint memory only.
 
     `revert --commit` of the entry undoes it.
 
@@ -65,9 +65,9 @@ def relax(
     from lifelong_edit.engine.estimate.evaluate import preview_relax
 
     if dry_run:
-        with options.reader(store, model, dtype, device) as reader:
+        with options.open_reader(store, model, dtype, device) as reader:
             return _tell_refit(preview_relax(reader, halvings), "relax", as_json)
-    with options.editor(store, model, dtype, device) as editor:
+    with options.open_editor(store, model, dtype, device) as editor:
         _tell_refit(editor.relax(halvings, None, actor, reason), "relax", as_json)
 
 
@@ -90,9 +90,9 @@ def repair(
     from lifelong_edit.engine.estimate.evaluate import preview_repair
 
     if dry_run:
-        with options.reader(store, model, dtype, device) as reader:
+        with options.open_reader(store, model, dtype, device) as reader:
             return _tell_refit(preview_repair(reader), "repair", as_json)
-    with options.editor(store, model, dtype, device) as editor:
+    with options.open_editor(store, model, dtype, device) as editor:
         _tell_refit(editor.repair(actor, reason), "repair", as_json)
 
 
@@ -102,7 +102,7 @@ def _tell_refit(done: Commit, kind: str, as_json: bool) -> None:
     facts = [f"{counted(len(done.facts), 'fact')} with a lower ridge"] if done.facts else []
     effect = [f"{name} {was:.4f} -> {now:.4f}" for name, (was, now) in (done.effect or {}).items()]
     document: dict[str, Any] = commit_document(done)
-    tell(as_json, document, "\n".join([head, *facts, *effect]))
+    print_result(as_json, document, "\n".join([head, *facts, *effect]))
 
 
 Destination = Annotated[Path, typer.Argument(help="The folder to copy to.")]
@@ -124,15 +124,15 @@ def tag(
     """
     if name is None:
         return _list_tags(store, as_json)
-    with past(store, read_only=dry_run) as seen:
+    with open_store(store, read_only=dry_run) as seen:
         target = seen.head if ref is None else entry_named(seen.entries, ref)
         check_tag(seen.entries, name)
         if dry_run:
             told = f"{printable(name)} would name entry {target.seq}. Nothing is written."
-            return tell(as_json, {"tag": name, "target": target.seq, "dry_run": True}, told)
+            return print_result(as_json, {"tag": name, "target": target.seq, "dry_run": True}, told)
         body = {**signature(actor, reason, seen.entries[0].body["seed"]), "tag": name, "target": target.seq}
         made = seen.store.commit("tag", body, None, {}, seen.head.digest)
-    tell(as_json, entry_document(made, {}), f"entry {made.seq}: {printable(name)} names entry {target.seq}")
+    print_result(as_json, entry_document(made, {}), f"entry {made.seq}: {printable(name)} names entry {target.seq}")
 
 
 def backup(
@@ -180,7 +180,7 @@ def gc(
             found = [*collect_garbage(opened), *(clear_cache(opened) if cache else ())]
     size, done = sum(stray.size for stray in found), "would be removed" if dry_run else "removed"
     lines = [f"{counted(len(found), 'file')} of {counted(size, 'byte')} {done}", *(f"  {s.path}" for s in found)]
-    tell(as_json, {"dry_run": dry_run, "files": found, "bytes": size}, "\n".join(lines))
+    print_result(as_json, {"dry_run": dry_run, "files": found, "bytes": size}, "\n".join(lines))
 
 
 def doctor(
@@ -194,17 +194,17 @@ def doctor(
 
     Example: lifelong-edit doctor --model checkpoints/tiny-world
     """
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         findings = reader.doctor()
     rows = [[finding.about, finding.found, finding.advice] for finding in findings]
-    tell(as_json, findings, table(rows, ["about", "found", "advice"]))
+    print_result(as_json, findings, table(rows, ["about", "found", "advice"]))
 
 
 def _list_tags(store: Path, as_json: bool) -> None:
-    with past(store) as seen:
+    with open_store(store) as seen:
         tags = {name: seq for seq, names in tags_of(seen.entries).items() for name in names}
         rows = [[name, seq, seen.entries[seq].digest] for name, seq in tags.items()]
-    tell(as_json, tags, table(rows, ["tag", "seq", "digest"]))
+    print_result(as_json, tags, table(rows, ["tag", "seq", "digest"]))
 
 
 def _tell_copied(copied: Copied, destination: Path, dry_run: bool, as_json: bool) -> None:
@@ -212,7 +212,7 @@ def _tell_copied(copied: Copied, destination: Path, dry_run: bool, as_json: bool
         f"{destination}: {copied.entries} entries, {counted(copied.objects, 'object')} of "
         f"{counted(copied.bytes, 'byte')} {'would be ' if dry_run else ''}copied\nhead {copied.head}"
     )
-    tell(as_json, {"dry_run": dry_run, **jsonable(copied)}, text)
+    print_result(as_json, {"dry_run": dry_run, **jsonable(copied)}, text)
 
 
 def verify(
@@ -225,7 +225,7 @@ def verify(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Check everything the store promises, and list all that is wrong: exit code 4.
+    """Check the store's files and, if asked, its weights; list every problem and exit with code 4 when there is one.
 
     Files are checked without a model; --replay and --keys compute with it. Without --head, nobody can tell a ledger
     whose last entries were cut off.
@@ -237,10 +237,10 @@ def verify(
     with Store.open(store, read_only=True) as opened:
         inspection, audit = inspect(opened, head), None
     if model is not None and (replay or keys) and not inspection.problems:
-        with options.reader(store, model, dtype, device) as reader, progress("entry") as told:
+        with options.open_reader(store, model, dtype, device) as reader, progress("entry") as told:
             audit = reader.verify(head, replay, keys, told)
     problems = inspection.problems if audit is None else audit.problems
-    tell(as_json, _verify_document(inspection, audit, problems), _verify_text(inspection, audit, problems))
+    print_result(as_json, _verify_document(inspection, audit, problems), _verify_text(inspection, audit, problems))
     if problems:
         raise StoreCorrupt("\n  ".join((f"the store has {counted(len(problems), 'problem')}:", *problems)))
 

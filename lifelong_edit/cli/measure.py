@@ -11,12 +11,12 @@ from lifelong_edit.cli import options
 from lifelong_edit.cli.text import (
     EFFICACY,
     entry_document,
+    facts_lines,
     listed,
     number,
+    print_result,
     summary,
     table,
-    tell,
-    told_facts,
 )
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
@@ -56,22 +56,22 @@ def measure(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Score some of the active facts on the model and enter it into the ledger: what retention is read from.
+    """Score some of the active facts on the model and enter the scores into the ledger, where `report` reads retention.
 
     Example: lifelong-edit measure --model checkpoints/tiny-world --oldest 30 --drift
     """
     scope, metrics = _scope(newest, oldest, sample, flagged), metric or [EFFICACY]
     if dry_run:
-        with options.reader(store, model, dtype, device) as reader:
+        with options.open_reader(store, model, dtype, device) as reader:
             return _tell_scores(reader, metrics, scope, {}, as_json)
-    with options.editor(store, model, dtype, device) as editor:
+    with options.open_editor(store, model, dtype, device) as editor:
         entry = editor.measure(metrics, scope, drift, actor, reason)
     rows = [[row["cohort"], row["metric"], row["facts"], _number(row["value"])] for row in entry.body["retention"]]
     moved = [[r["metric"], _number(r["base"]), _number(r["value"])] for r in entry.body.get("drift", ())]
     lines = [f"entry {entry.seq}: {summary(entry)}", table(rows, ["edit", "metric", "facts", "mean"])]
     lines += ["", table(moved, ["drift", "base", "now"])] if moved else []
     document = {**entry_document(entry, {}), **{name: entry.body.get(name) for name in ("retention", "drift")}}
-    tell(as_json, document, "\n".join(lines))
+    print_result(as_json, document, "\n".join(lines))
 
 
 def evaluate(
@@ -96,7 +96,7 @@ def evaluate(
     scope = _scope(newest, oldest, sample, flagged)
     if task and tasks is None:
         raise RequestError("A task is one of a folder's. Give the folder: --tasks FOLDER.")
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         beside = {} if tasks is None else _harness(reader, tasks, task or [], limit)
         _tell_scores(reader, metric or [EFFICACY], scope, beside, as_json)
 
@@ -112,9 +112,9 @@ def calibrate(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Try edits that are known to be harmless, one by one, and keep the limits of health off what they do to the signs.
+    """Measure what harmless edits do to the vital signs, and widen the limits of health to three times that noise.
 
-    None of them is committed. The noise is entered into the ledger; no limit is closer than three times that.
+    The edits are tried one by one, and none is committed. The noise is entered into the ledger.
 
     Example: lifelong-edit calibrate harmless.jsonl --model checkpoints/tiny-world
     """
@@ -123,13 +123,13 @@ def calibrate(
 
     requests = load_requests(source)
     if dry_run:
-        with options.reader(store, model, dtype, device) as reader:
+        with options.open_reader(store, model, dtype, device) as reader:
             noise = preview_calibrate(reader, requests)
     else:
-        with options.editor(store, model, dtype, device) as editor:
+        with options.open_editor(store, model, dtype, device) as editor:
             noise = editor.calibrate(requests, actor, reason).body["noise"]
     rows = [[name, _number(value)] for name, value in noise.items()]
-    tell(as_json, {"dry_run": dry_run, "noise": noise}, table(rows, ["sign", "noise"]))
+    print_result(as_json, {"dry_run": dry_run, "noise": noise}, table(rows, ["sign", "noise"]))
 
 
 def _scope(newest: bool, oldest: int, sample: int, flagged: int) -> Scope:
@@ -139,7 +139,7 @@ def _scope(newest: bool, oldest: int, sample: int, flagged: int) -> Scope:
 
 
 def _harness(reader: Reader, folder: Path, tasks: list[str], limit: int | None) -> dict[str, dict[str, float | None]]:
-    """To every figure of the tasks its value on the base and now."""
+    """Run the tasks on the base and on the model now: figure -> {base, now}."""
     from lifelong_edit.tracking.harness import measure_harness
 
     base = measure_harness(reader.at(0).editable, folder, tasks, limit=limit)
@@ -157,7 +157,7 @@ def _tell_scores(
     lines = [table(rows, ["metric", "facts", "count", "base", "now"])]
     asked = [[name, _number(pair["base"]), _number(pair["now"])] for name, pair in tasks.items()]
     lines += ["", table(asked, ["task", "base", "now"])] if asked else []
-    tell(as_json, {"scores": found, "tasks": tasks}, "\n".join(lines))
+    print_result(as_json, {"scores": found, "tasks": tasks}, "\n".join(lines))
 
 
 def _number(value: float | None) -> str:
@@ -176,15 +176,15 @@ def diff(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """What two states differ in: facts, weights, and what the model says.
+    """Compare two entries: their active facts, their weights, and what the model says.
 
     Example: lifelong-edit diff 3 good --model checkpoints/tiny-world
     """
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         entries = reader.history()
         other = reader.head if b is None else entry_named(entries, b)
         found = reader.diff(entry_named(entries, a).seq, other.seq, prompt or None)
-    tell(as_json, found, _diff_text(found))
+    print_result(as_json, found, _diff_text(found))
 
 
 def blame(
@@ -197,18 +197,18 @@ def blame(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Which facts are behind what the model says to a prompt: each share of what the edits do to it, tried without.
+    """Explain an answer: the facts whose keys are behind it, with their shares, and the answer without each of them.
 
-    With --fact, which later edit is behind what is missing of a fact, confirmed by leaving that edit out.
+    With --fact, explain why the model no longer says a fact: the later edits behind it, confirmed by leaving one out.
 
     Example: lifelong-edit blame "Ada Quill was born in" --model checkpoints/tiny-world
     """
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         if fact:
             gone = reader.forgotten(prompt)
-            return tell(as_json, gone, _forgotten_text(gone, count))
+            return print_result(as_json, gone, _forgotten_text(gone, count))
         found = reader.blame(prompt, count)
-    tell(as_json, found, _blame_text(found))
+    print_result(as_json, found, _blame_text(found))
 
 
 def checkout(
@@ -225,19 +225,21 @@ def checkout(
 
     Example: lifelong-edit checkout good --prompt "Ada Quill was born in" --against HEAD --model checkpoints/tiny-world
     """
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         entries = reader.history()
         refs = [ref] if against is None else [ref, against]
         seqs = [reader.head.seq if name == "HEAD" else entry_named(entries, name).seq for name in refs]
         states = [reader.at(seq) for seq in seqs]
         answers = {text: [state.answer(text) for state in states] for text in prompt}
     rows = [[text, *map(repr, said)] for text, said in answers.items()]
-    tell(as_json, {"seqs": seqs, "answers": answers}, table(rows, ["prompt", *(f"entry {seq}" for seq in seqs)]))
+    print_result(
+        as_json, {"seqs": seqs, "answers": answers}, table(rows, ["prompt", *(f"entry {seq}" for seq in seqs)])
+    )
 
 
 def _diff_text(diff: Diff) -> str:
     lines = [f"entry {diff.a} -> entry {diff.b}"]
-    lines += [*told_facts(diff.gained, "more active"), *told_facts(diff.lost, "no longer active")]
+    lines += [*facts_lines(diff.gained, "more active"), *facts_lines(diff.lost, "no longer active")]
     lines += [f"{name}: moved by {size:.2e} of the base weight" for name, size in diff.weights.items()]
     answers = [[prompt, repr(one), repr(other)] for prompt, (one, other) in diff.answers.items()]
     same = "no prompt that was asked is answered otherwise"

@@ -1,4 +1,4 @@
-"""What many commands are told: their common options, and the store and the model that these name."""
+"""The options that many commands share, and how the store and the model that they name are opened."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ PROBED = 20
 
 
 @dataclass(frozen=True)
-class Past:
-    """A store, its format, its entries, oldest first, and the history they tell."""
+class OpenStore:
+    """A store opened without its model: format, entries (oldest first), and the facts as the entries leave them."""
 
     store: Store
     format: int
@@ -78,39 +78,39 @@ class Past:
 
 
 @contextmanager
-def past(root: Path, read_only: bool = True) -> Iterator[Past]:
-    """What the ledger of the store in `root` says."""
+def open_store(root: Path, read_only: bool = True) -> Iterator[OpenStore]:
+    """Open the store in `root` and read its ledger; neither torch nor transformers is loaded."""
     with Store.open(root, read_only) as store:
         entries = store.ledger.entries()
         if not entries:
             raise StoreError(f"The store in {root} was never finished. Run init again in this folder.")
-        yield Past(store, store.ledger.format, entries, History.of(entries))
+        yield OpenStore(store, store.ledger.format, entries, History.of(entries))
 
 
-def editor(root: Path, model: Path, dtype: Dtype | None, device: str) -> LifelongEditor:
-    """The store and its model, to change them."""
+def open_editor(root: Path, model: Path, dtype: Dtype | None, device: str) -> LifelongEditor:
+    """Open the store and its model for writing."""
     from lifelong_edit.engine import LifelongEditor
 
     return _opened(LifelongEditor, root, model, False, dtype, device)
 
 
-def reader(root: Path, model: Path | None, dtype: Dtype | None, device: str) -> Reader:
-    """The store and, when one is given, its model, to look at them."""
+def open_reader(root: Path, model: Path | None, dtype: Dtype | None, device: str) -> Reader:
+    """Open the store and, when one is given, its model for reading."""
     from lifelong_edit.engine import Reader
 
     return _opened(Reader, root, model, True, dtype, device)
 
 
 def torch_dtype(dtype: Dtype | None) -> torch.dtype | None:
-    """PyTorch's name for it."""
+    """Translate the option into PyTorch's dtype."""
     import torch
 
     found: torch.dtype | None = None if dtype is None else getattr(torch, dtype.value)
     return found
 
 
-def hush() -> None:
-    """No bars of transformers: loading a model is not the work that was asked for."""
+def hide_loading_bars() -> None:
+    """Turn off the progress bars that transformers shows while it loads a model."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -119,5 +119,5 @@ def hush() -> None:
 def _opened(
     kind: type[Opened], root: Path, model: Path | None, read_only: bool, dtype: Dtype | None, device: str
 ) -> Opened:
-    hush()
+    hide_loading_bars()
     return kind.open(root, model, read_only, torch_dtype(dtype), device)

@@ -1,4 +1,4 @@
-"""Panel Prepare: `import` makes lines of requests of a data set, `plan` says what they would do; nothing is edited."""
+"""Panel Prepare: `import` writes a data set as lines of requests, `plan` predicts what they would do to a store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.text import TOP, bar, counted, listed, number, progress, table, tell
+from lifelong_edit.cli.text import TOP, bar, counted, listed, number, print_result, progress, table
 from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.errors import RequestError
@@ -82,7 +82,7 @@ def import_(
         ]
         _copy(dataset, limit, *writing)
     document = _dataset_document(dataset) if dry_run else _dataset_document(dataset, out, rejected, raw)
-    tell(as_json, document, _dataset_text(dataset, document))
+    print_result(as_json, document, _dataset_text(dataset, document))
 
 
 def _dataset_document(
@@ -122,7 +122,7 @@ def _copy(
 
 @contextmanager
 def _new(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that has its name only once all is written."""
+    """Open a new file for writing; it gets its name only when everything is written."""
     with new_file(path) as written, written.open("wb") as file:
         yield file
 
@@ -161,18 +161,18 @@ def plan(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Tell what a file would do before anything is touched; exit code 2 when rows of it are bad.
+    """Predict what a file of requests would do, and write nothing; exit code 2 when rows of it are bad.
 
-    Bad rows with their lines, duplicates, what would be superseded, facts that share a value, keys that are nearly
-    parallel, targets the model says already, the token each subject ends with, and what it would cost: values to
-    optimise, capacity, time, bytes.
+    It lists bad rows with their lines, duplicates, facts that would be superseded or share a value, keys that are
+    nearly parallel, targets the model says already, the token each fact is edited at, and the cost: values to optimise,
+    capacity, time, bytes.
 
     Example: lifelong-edit plan facts.jsonl --model checkpoints/tiny-world --batch 10
     """
-    foretell(source, model, store, batch, method, ridge, dtype, device, as_json, None if every else TOP)
+    preview_source(source, model, store, batch, method, ridge, dtype, device, as_json, None if every else TOP)
 
 
-def foretell(
+def preview_source(
     source: str,
     model: Path,
     store: Path,
@@ -193,9 +193,9 @@ def foretell(
     with open_source(source) as lines:
         rows = survey(lines, name)
     batches = [list(rows.requests)] if batch is None else list(micro_batches(rows.requests, batch))
-    with options.reader(store, model, dtype, device) as reader, progress("fact") as told:
+    with options.open_reader(store, model, dtype, device) as reader, progress("fact") as told:
         found = preview(reader, rows, batches, method, ridge, told)
-    tell(as_json, found, _preview_text(found, name, limit))
+    print_result(as_json, found, _preview_text(found, name, limit))
     if found.bad:
         where = f"line{'' if len(found.bad) == 1 else 's'} {listed([str(row.line) for row in found.bad])}"
         raise RequestError(
@@ -203,7 +203,7 @@ def foretell(
         )
 
 
-def foretell_one(
+def preview_replacement(
     fact: str,
     target: str,
     model: Path,
@@ -219,14 +219,14 @@ def foretell_one(
     from lifelong_edit.engine.estimate.sources import Survey
     from lifelong_edit.facts import EditRequest
 
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         old = fact_named(reader.facts(), fact)
         if old.status != "active":
             raise RequestError(f"fact {old.id!r} is {old.status} since entry {old.since}. Restore it first.")
         request = EditRequest.from_dict({**old.request.to_dict(), "id": None, "target_new": target})
         row = SourcedRequest(request, "replace", 1)
         found = preview(reader, Survey((row,), ()), [[row]], method)
-    tell(as_json, found, _preview_text(found, "replace", TOP))
+    print_result(as_json, found, _preview_text(found, "replace", TOP))
 
 
 def _preview_text(found: Preview, name: str, limit: int | None) -> str:
@@ -254,7 +254,7 @@ def _preview_text(found: Preview, name: str, limit: int | None) -> str:
 
 
 def _findings(found: Preview) -> dict[str, list[str]]:
-    """What a person should look at, by title."""
+    """Collect what deserves a look before the file is applied: title -> lines."""
     return {
         "duplicates in the file": [f"line {r.line} shares its {r.shares} with line {r.first}" for r in found.repeats],
         "known already": [id for commit in found.commits for id in commit.skipped],
@@ -287,7 +287,7 @@ def _cost_text(cost: Cost) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds, or minutes, or hours."""
+    """A time in seconds, minutes or hours, whichever gives at least 2."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -295,7 +295,7 @@ def _duration(seconds: float) -> str:
 
 
 def _size(count: float) -> str:
-    """Bytes in the unit that leaves three digits."""
+    """A size in the unit (1,000 bytes a step) that leaves at most three digits before the point."""
     power = 0
     while count >= 1000 and power < len(UNITS) - 1:
         count, power = count / 1000, power + 1

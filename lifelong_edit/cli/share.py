@@ -1,4 +1,4 @@
-"""Panel Share: `export`, `report`, `ui` give models, pages and tables to other people and tools."""
+"""Panel Share: `export`, `report`, `ui` hand models, pages and tables to other tools and people."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.options import past
-from lifelong_edit.cli.text import counted, tell
+from lifelong_edit.cli.options import open_store
+from lifelong_edit.cli.text import counted, print_result
 from lifelong_edit.errors import RequestError
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Form(str, Enum):
-    """What an export is."""
+    """The forms of an export."""
 
     hf = "hf"
     peft = "peft"
@@ -54,27 +54,29 @@ def export(
     """
     if form != Form.jsonl and model is None:
         raise RequestError("The weights are the model's. Give its folder: --model, or LIFELONG_EDIT_MODEL.")
-    with past(store) as seen:
+    with open_store(store) as seen:
         until = seen.head if at is None else entry_named(seen.entries, at)
         entries, facts = seen.entries[: until.seq + 1], len(seen.history.active)
     if dry_run:
         document: Any = {"form": form, "path": destination, "seq": until.seq, "written": False}
         text = f"{form.value} of entry {until.seq} ({counted(facts, 'active fact')} now) would go to {destination}."
-        return tell(as_json, document, f"{text} Nothing is written.")
+        return print_result(as_json, document, f"{text} Nothing is written.")
     if form == Form.jsonl:
         from lifelong_edit.export import export_jsonl
 
         count = export_jsonl(entries, destination)
-        return tell(as_json, {"path": destination, "entries": count}, f"{destination}: {counted(count, 'entry')}")
-    with options.reader(store, model, dtype, device) as reader:
+        return print_result(
+            as_json, {"path": destination, "entries": count}, f"{destination}: {counted(count, 'entry')}"
+        )
+    with options.open_reader(store, model, dtype, device) as reader:
         document, text = _exported(form, reader, destination, until.seq, rank, dense)
-    tell(as_json, document, text)
+    print_result(as_json, document, text)
 
 
 def _exported(
     form: Form, reader: Reader, destination: Path, seq: int, rank: int | None, dense: bool
 ) -> tuple[Any, str]:
-    """What was written, as a document and as text."""
+    """Write the export; give what it is, as a document and as text."""
     from lifelong_edit.export import export_delta, export_hf, export_peft
     from lifelong_edit.export.hf import TOLERANCE
 
@@ -108,7 +110,7 @@ def report(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Write one HTML file about the store: retention, forgetting, vital signs, drift, capacity, time line, worst facts.
+    """Write one HTML page about the store: retention, forgetting, vital signs, drift, capacity, time line, worst facts.
 
     It needs no network. With --model it has every active fact's risk and predicted residual.
 
@@ -118,13 +120,13 @@ def report(
     from lifelong_edit.report.page import render, write_report
 
     deep = model is not None
-    with options.reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device) as reader:
         if dry_run:
             size = len(render(gather(reader, str(store), deep), deep).encode())
         else:
             size = write_report(reader, str(store), out, deep, png)
     document = {"path": out, "bytes": size, "pictures": png, "dry_run": dry_run}
-    tell(as_json, document, f"{out}: {size:,} bytes{' would be written' if dry_run else ''}")
+    print_result(as_json, document, f"{out}: {size:,} bytes{' would be written' if dry_run else ''}")
 
 
 To = Annotated[Path | None, typer.Option("--to", help="Write the database and its metadata here; serve nothing.")]
@@ -148,12 +150,12 @@ def ui(
     """
     from lifelong_edit.report.browse import NAME, metadata, write_browsable
 
-    with past(store) as seen:
+    with open_store(store) as seen:
         entries, head = seen.entries, seen.head.digest
     if to is not None:
         described = _kept(entries, to, metadata(str(store), head, to.stem))
         document = {"database": to, "metadata": described, "entries": len(entries)}
-        return tell(as_json, document, f"datasette {to} --metadata {described}")
+        return print_result(as_json, document, f"datasette {to} --metadata {described}")
     if importlib.util.find_spec("datasette") is None:
         raise RequestError("Browsing needs an extra: pip install 'lifelong-edit[ui]'.")
     with tempfile.TemporaryDirectory() as folder:
@@ -162,12 +164,14 @@ def ui(
         described.write_text(json.dumps(metadata(str(store), head), indent=2), encoding="utf-8")
         arguments = ["--immutable", str(database), "--metadata", str(described)]
         arguments += ["--host", host, "--port", str(port), *(["--open"] if show else [])]
-        tell(as_json, {"host": host, "port": port, "entries": len(entries)}, f"http://{host}:{port}, Ctrl-C ends it")
+        print_result(
+            as_json, {"host": host, "port": port, "entries": len(entries)}, f"http://{host}:{port}, Ctrl-C ends it"
+        )
         _serve(arguments)
 
 
 def _kept(entries: list[Entry], to: Path, told: dict[str, Any]) -> Path:
-    """Write the database and, to the path that is given back, its metadata: both or, when a file is there, neither."""
+    """Write the database and its metadata beside it, both or neither; give the metadata's path."""
     from lifelong_edit.report.browse import write_browsable
 
     described = to.parent / f"{to.stem}.json"

@@ -1,4 +1,4 @@
-"""Panel Start: `init`, `stats` (the second moments that a store starts from) and `demo`."""
+"""Panel Start: `init` makes a store, `stats` collects the second moments that it needs, `demo` shows one at work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, progress, summary, table, tell
+from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, print_result, progress, summary, table
 from lifelong_edit.datasets.jsonl import read_text
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
@@ -44,7 +44,7 @@ def init(
     device: options.Device = options.CPU,
     as_json: options.Json = False,
 ) -> None:
-    """Make a store for a model. What is chosen here holds for the store's life; left out, it is the README's default.
+    """Make a store for a model. What is chosen here holds for its life; the defaults were chosen by measurement.
 
     Second moments come from --text, or lie beside the model (see stats). An interrupted init goes on where it was.
 
@@ -55,14 +55,14 @@ def init(
     choices = {"layers": layer or None, "memory": memory, "targets": targets, "contexts": contexts, "seed": seed}
     settings, watched = _settings(choices), None if watch is None else read_watch(watch)
     if dry_run:
-        return _foretell(model, store, settings, text, watched, dtype, device, as_json)
+        return _preview_init(model, store, settings, text, watched, dtype, device, as_json)
     texts, number = _texts(text), options.torch_dtype(dtype)
-    options.hush()
+    options.hide_loading_bars()
     with (
         progress("token") as told,
         LifelongEditor.create(store, model, settings, texts, actor, reason, told, number, device, watched) as made,
     ):
-        tell(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
+        print_result(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
 
 
 def stats(
@@ -86,7 +86,7 @@ def stats(
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
 
-    options.hush()
+    options.hide_loading_bars()
     editable, folder = EditableModel.open(model, options.torch_dtype(dtype), device), to or model
     base = fingerprint(editable)
     if text is None:
@@ -103,7 +103,7 @@ def stats(
                 file.write_bytes(files[number])
     document = {"dry_run": dry_run, "files": paths, "texts": len(texts), "tokens": wanted.tokens}
     done = f"{'would be ' if dry_run else ''}written, from up to {wanted.tokens} tokens of {text}"
-    tell(as_json, document, f"{listed([str(path) for path in paths])} {done}")
+    print_result(as_json, document, f"{listed([str(path) for path in paths])} {done}")
 
 
 def demo(
@@ -123,7 +123,7 @@ def demo(
 
 
 def read_watch(path: Path) -> Watch:
-    """The watch in a JSON file; `RequestError` when it holds something else."""
+    """Read the facts and texts to watch from a JSON file; `RequestError` when it holds something else."""
     from lifelong_edit.tracking.watch import Watch
 
     try:
@@ -148,7 +148,7 @@ def _texts(path: Path | None) -> Sequence[str] | None:
     return None if path is None else read_texts(path)
 
 
-def _foretell(
+def _preview_init(
     model: Path,
     store: Path,
     settings: EditorSettings,
@@ -158,7 +158,7 @@ def _foretell(
     device: str,
     as_json: bool,
 ) -> None:
-    """Everything `init` checks before it makes a store."""
+    """Check model, settings, text and watch as `init` does, and print what it would make."""
     from lifelong_edit.engine.state.second_moments import shipped_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
@@ -166,7 +166,7 @@ def _foretell(
 
     if store.exists() and any(store.iterdir()):
         raise RequestError(f"{store} is not empty. Give a new folder, or go on with an interrupted init without this.")
-    options.hush()
+    options.hide_loading_bars()
     editable = EditableModel.open(model, options.torch_dtype(dtype), device)
     layers, base, texts = settings.resolved(editable), fingerprint(editable), _texts(text)
     if texts is None:
@@ -176,11 +176,11 @@ def _foretell(
     watching = "" if watch is None else f"; the base says {said} of {counted(len(watch.facts), 'watched fact')}"
     config = {**settings.to_dict(), "layers": list(layers)}
     told = f"{store} would be made: layers {listed([str(n) for n in layers])}, {source}{watching}. Nothing is made."
-    tell(as_json, {"store": store, "fingerprint": base, "config": config, "watched": said}, told)
+    print_result(as_json, {"store": store, "fingerprint": base, "config": config, "watched": said}, told)
 
 
 def _show(folder: Path, base: str, as_json: bool) -> None:
-    """The second moments in a folder, and whether they are of this model."""
+    """Print the second moments in a folder, and whether they are of this model."""
     from lifelong_edit.engine.state.second_moments import beside_model, read_moment
 
     found = []
@@ -192,4 +192,4 @@ def _show(folder: Path, base: str, as_json: bool) -> None:
     rows = [[f["layer"], f["tokens"], f["width"], "yes" if f["fits"] else "no", str(f["text"])[:SHORT]] for f in found]
     text = table(rows, ["layer", "tokens", "width", "of this model", "text"])
     none = f"{printable(folder)} has no second moments. Collect them: --text FILE"
-    tell(as_json, found, text if found else none)
+    print_result(as_json, found, text if found else none)

@@ -1,4 +1,4 @@
-"""What commands print: values, facts, entries and commits as text for people and as JSON for programs; bars."""
+"""What commands print: values, facts, entries and commits, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 SHORT = 12  # hex digits of a digest, where it is only pointed at
 
 
-def tell(as_json: bool, document: Any, text: str) -> None:
-    """The command's answer: `document` as one JSON document, or `text`."""
+def print_result(as_json: bool, document: Any, text: str) -> None:
+    """Print a command's result: `document` as JSON, or `text`."""
     typer.echo(_json(document, indent=2) if as_json else printable_lines(text))
 
 
-def say(text: str) -> None:
-    """A line of an answer that is still being worked out, above the bar when there is one."""
+def print_line(text: str) -> None:
+    """Print one line of a result that grows, above the progress bar when there is one."""
     with tqdm.external_write_mode(file=sys.stdout):
         typer.echo(printable_lines(text))
 
 
 def json_line(document: Any) -> str:
-    """One line of JSON."""
+    """Write a document as one line of JSON."""
     return _json(document)
 
 
@@ -48,7 +48,7 @@ def _json(document: Any, indent: int | None = None) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses as objects, paths as texts, and null for a number that JSON does not have."""
+    """Turn a value into what JSON has: dataclasses into objects, paths into texts, infinity and NaN into null."""
     if isinstance(value, EditRequest):
         return value.to_dict()
     if is_dataclass(value):
@@ -63,20 +63,20 @@ def jsonable(value: Any) -> Any:
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
-    """Rows of anything under headers, numbers as they are written."""
+    """Lay out rows under headers; texts that look like numbers stay as they are."""
     cells = [[printable(cell) for cell in row] for row in rows]
     text: str = tabulate(cells, headers, disable_numparse=True)
     return text
 
 
 def listed(names: Sequence[str], limit: int = 10) -> str:
-    """The first names, and how many more there are."""
+    """Join the first `limit` names by commas, and say how many more there are: ``a, b and 3 more``."""
     shown = ", ".join(printable(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 fact", "2 facts"."""
+    """A number with its noun: ``1 fact``, ``2 facts``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -88,14 +88,14 @@ def number(value: float, spec: str) -> str:
 
 @contextmanager
 def bar(unit: str, total: int | None = None) -> Iterator[Any]:
-    """A bar on standard error with the time left; none when nobody is looking."""
+    """Show a progress bar on standard error; none when that is not a terminal."""
     with tqdm(total=total, unit=unit, disable=None) as shown:
         yield shown
 
 
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told what is done and what is wanted, as the engine tells it."""
+    """Show a progress bar, and give the callback (done, wanted) that the engine moves it by."""
     with bar(unit) as shown:
 
         def told(done: int, wanted: int) -> None:
@@ -118,25 +118,25 @@ DONE = {
 
 
 def statement(fact: FactLife) -> str:
-    """What the fact asks for: ``'Ada Quill was born in' -> 'Marn'``."""
+    """A fact as question and target: ``'Ada Quill was born in' -> 'Marn'``."""
     return printable(f"{fact.question!r} -> {fact.request.target_new!r}")
 
 
-def told_facts(facts: Sequence[FactLife], told: str) -> list[str]:
-    """How many facts were what is `told`, and a line for each of the first; nothing for none."""
+def facts_lines(facts: Sequence[FactLife], told: str) -> list[str]:
+    """A count (``2 facts written``) and the first few facts, one a line; empty when there are none."""
     lines = [f"  {printable(fact.id)}  {statement(fact)}" for fact in facts[:TOP]]
     more = [f"  and {len(facts) - TOP} more"] if len(facts) > TOP else []
     return [f"{counted(len(facts), 'fact')} {told}", *lines, *more] if facts else []
 
 
 def ids_in(entry: Entry, name: str = "facts") -> list[str]:
-    """The ids of the facts in one of an entry's lists, empty where it has none."""
+    """The ids in one of an entry's lists of facts; empty when the entry has no such list."""
     named: Any = entry.body.get(name, ())
     return [fact if isinstance(fact, str) else fact["id"] for fact in named]
 
 
 def summary(entry: Entry) -> str:
-    """What an entry did, in one line."""
+    """Say in one line what an entry did: ``2 facts written: Ada Quill, Bo Lund``."""
     body = entry.body
     if entry.kind == "init":
         config = body["config"]
@@ -163,7 +163,7 @@ def summary(entry: Entry) -> str:
 
 
 def entry_document(entry: Entry, tags: Mapping[int, Sequence[str]]) -> dict[str, Any]:
-    """An entry without its requests and hyper-parameters."""
+    """An entry for --json, without its requests and hyper-parameters."""
     body = entry.body
     return {
         **{name: getattr(entry, name) for name in ("seq", "digest", "kind", "time")},
@@ -175,12 +175,12 @@ def entry_document(entry: Entry, tags: Mapping[int, Sequence[str]]) -> dict[str,
 
 
 def one_line(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
-    """An entry in a line: seq, digest, kind, tags, what it did."""
+    """An entry as `log --oneline` shows it: seq, digest, kind, tags, what it did."""
     return f"{entry.seq:>4} {entry.digest[:SHORT]} {entry.kind:8}{tagged(entry, tags)} {summary(entry)}"
 
 
 def full_text(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
-    """An entry as git shows a commit."""
+    """An entry as `log` shows it: like a commit in git's log."""
     reason = entry.body.get("reason")
     return "\n".join(
         [
@@ -195,13 +195,13 @@ def full_text(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
 
 
 def tagged(entry: Entry, tags: Mapping[int, Sequence[str]]) -> str:
-    """The entry's tags in brackets, after a blank."""
+    """The entry's tags as `` (good, reviewed)``; empty when it has none."""
     names = tags.get(entry.seq)
     return f" ({listed(names)})" if names else ""
 
 
 def commit_document(commit: Commit) -> dict[str, Any]:
-    """A commit, made or only previewed (then `entry` is null)."""
+    """A commit for --json; `entry` is null when it was only previewed."""
     entry = commit.entry and {name: getattr(commit.entry, name) for name in ("seq", "digest", "kind", "weights")}
     return {
         "entry": entry,
@@ -213,7 +213,7 @@ def commit_document(commit: Commit) -> dict[str, Any]:
 
 
 def commit_line(commit: Commit) -> str:
-    """A commit in a line."""
+    """A commit in one line: its entry and how many requests were known already."""
     known = f"{counted(len(commit.skipped), 'request')} known already"
     if commit.entry is None:
         return f"nothing written: {known}"
@@ -223,7 +223,7 @@ def commit_line(commit: Commit) -> str:
 
 
 def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str:
-    """What a commit of this kind did, or would do; `facts` are those that its ids stand for."""
+    """Write out what a commit of this kind did, or would do, with its blast radius; `facts` maps ids to facts."""
     entry = commit.entry
     head = f"entry {entry.seq} {entry.digest[:SHORT]} {kind}" if entry else f"{kind}: nothing is written"
     named = {
@@ -232,12 +232,12 @@ def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str
         "superseded": commit.superseded,
         "whose slot gets a new value": commit.rewritten,
     }
-    lines = [head, *(line for told, ids in named.items() for line in told_facts([facts[id] for id in ids], told))]
+    lines = [head, *(line for told, ids in named.items() for line in facts_lines([facts[id] for id in ids], told))]
     return "\n".join(lines + ([radius_text(commit.radius, facts)] if commit.radius else []))
 
 
 def radius_text(radius: BlastRadius, facts: Mapping[str, FactLife]) -> str:
-    """The facts that a change is not about and moves most, and what is lost."""
+    """Write out a blast radius: the other facts that the change moves most, and those that are lost."""
     told = f"Blast radius: {counted(len(radius.shifts), 'other active fact')}"
     if radius.measured:
         told += f", {len(radius.measured)} measured, {len(radius.lost)} lost"
@@ -253,7 +253,7 @@ def radius_text(radius: BlastRadius, facts: Mapping[str, FactLife]) -> str:
 
 
 def _shift_row(shift: Shift, fact: FactLife, lost: bool) -> list[object]:
-    """`p` is the target's probability, the geometric mean over its tokens."""
+    """A row of the blast radius. `p` is the probability of the target, the geometric mean over its tokens."""
     before, after = (f"{math.exp(-score.nll):.3f}" if score else "" for score in (shift.before, shift.after))
     return [
         shift.fact,

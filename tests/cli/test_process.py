@@ -75,6 +75,6 @@ def test_an_interrupt_anywhere_is_a_line(made: Place, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(history, "past", interrupt)
+    monkeypatch.setattr(history, "open_store", interrupt)
     done = made.run("log")
     assert done.code == 130 and done.err.startswith("interrupted: ")

@@ -16,15 +16,15 @@ from lifelong_edit.cli.text import (
     commit_line,
     commit_text,
     counted,
+    facts_lines,
     json_line,
     jsonable,
     listed,
     number,
+    print_result,
     printable,
     summary,
     table,
-    tell,
-    told_facts,
 )
 from lifelong_edit.engine import Commit
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
@@ -61,8 +61,8 @@ def test_json_has_objects_for_dataclasses_and_null_for_what_is_no_number() -> No
 
 
 def test_an_answer_is_text_or_json(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(False, {"a": 1}, "one")
-    tell(True, {"a": 1}, "one")
+    print_result(False, {"a": 1}, "one")
+    print_result(True, {"a": 1}, "one")
     text, _, document = capsys.readouterr().out.partition("\n")
     assert text == "one" and json.loads(document) == {"a": 1}
 
@@ -114,9 +114,9 @@ def test_an_entry_in_a_line(told: Entry, expected: str) -> None:
 
 
 def test_many_facts_are_counted_and_the_first_shown() -> None:
-    lines = told_facts([fact(f"f{i}") for i in range(TOP + 2)], "written")
+    lines = facts_lines([fact(f"f{i}") for i in range(TOP + 2)], "written")
     assert lines[0] == "12 facts written" and lines[-1] == "  and 2 more" and len(lines) == TOP + 2
-    assert lines[1] == r"  f0  'Ada\u202e lives in' -> 'Marn'" and told_facts([], "written") == []
+    assert lines[1] == r"  f0  'Ada\u202e lives in' -> 'Marn'" and facts_lines([], "written") == []
 
 
 def test_the_blast_radius_shows_the_most_affected_and_all_that_is_lost() -> None:
