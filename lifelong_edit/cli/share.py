@@ -167,7 +167,7 @@ def ui(
         print_result(
             as_json, {"host": host, "port": port, "entries": len(entries)}, f"http://{host}:{port}, Ctrl-C ends it"
         )
-        _serve(arguments)
+        _serve(arguments, host)
 
 
 def _kept(entries: list[Entry], to: Path, told: dict[str, Any]) -> Path:
@@ -183,10 +183,15 @@ def _kept(entries: list[Entry], to: Path, told: dict[str, Any]) -> Path:
     return described
 
 
-def _serve(arguments: list[str]) -> None:
-    """Run Datasette's own `serve` until somebody ends it; a server that does not start is an error."""
+def _serve(arguments: list[str], host: str) -> None:
+    """Run Datasette's own `serve` for requests to `host` until somebody ends it; one that cannot start is an error."""
     from datasette.cli import cli
+    from datasette.plugins import pm
 
+    from lifelong_edit.report.hosts import HostCheck
+
+    check = HostCheck(host)
+    pm.register(check)
     try:
         cli.main(["serve", *arguments], standalone_mode=False)
     except KeyboardInterrupt:
@@ -194,3 +199,5 @@ def _serve(arguments: list[str]) -> None:
     except SystemExit as ended:
         if ended.code:
             raise RequestError("Datasette did not start; why is above. Is the port free? Give --port.") from ended
+    finally:
+        pm.unregister(check)

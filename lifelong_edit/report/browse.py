@@ -10,6 +10,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from lifelong_edit.engine.measure.scores import EFFICACY
+from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
 from lifelong_edit.report.trackers import numbers_of
 from lifelong_edit.store import Entry, History
@@ -149,8 +150,8 @@ def _entry(entry: Entry) -> Row:
         "seq": entry.seq,
         "kind": entry.kind,
         "time": entry.time,
-        "actor": body.get("actor"),
-        "reason": body.get("reason"),
+        "actor": _shown(body.get("actor")),
+        "reason": _shown(body.get("reason")),
         "method": body.get("method"),
         "facts": len(body.get("facts", ())),
         "superseded": len(body.get("superseded", ())),
@@ -175,13 +176,18 @@ def _facts(entries: Sequence[Entry], history: History) -> Iterator[Row]:
             "protected": fact.protected,
             "subject": request.subject,
             "prompt": request.prompt,
-            "question": fact.question,
+            "question": _shown(fact.question),
             "target_new": request.target_new,
             "target_true": request.target_true,
             "at_edit": own.get(fact.seq),
             "newest": own[max(own)] if own else None,
-            "reason": entries[fact.seq].body.get("reason"),
+            "reason": _shown(entries[fact.seq].body.get("reason")),
         }
+
+
+def _shown(text: str | None) -> str | None:
+    """A text to read, where the columns that are searched have it as it was written."""
+    return None if text is None else printable(text)
 
 
 def _scores(entries: Sequence[Entry]) -> Iterator[Row]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,15 @@ def test_a_report_is_seen_as_it_is(hostile: Place, tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text("utf-8")
     _plotly, own = page.split("</script>", 1)
     assert steering(own) == "" and "\\x1b[2J" in own and "\\u202e" in own
+
+
+def test_the_database_to_browse_is_read_as_it_is_and_searched_as_it_was_written(hostile: Place, tmp_path: Path) -> None:
+    hostile.ok("ui", "--to", str(tmp_path / "kept.db"))
+    with closing(sqlite3.connect(tmp_path / "kept.db")) as db:
+        read = db.execute("SELECT actor, entries.reason, question FROM facts JOIN entries USING (seq)").fetchall()
+        assert read and all(steering(text or "") == "" for row in read for text in row)
+        (request,) = db.execute("SELECT subject, target_new FROM facts WHERE id = ?", [HOSTILE.id]).fetchall()
+    assert request == (HOSTILE.subject, HOSTILE.target_new)
 
 
 @given(st.text())

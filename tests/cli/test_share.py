@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -38,6 +40,14 @@ def answered(url: str, server: subprocess.Popen[str]) -> Any:
     raise AssertionError(f"the server ended: {server.communicate()}")
 
 
+def status(port: int, host: str) -> int:
+    """What a request with this Host header is answered."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/history/entries.json", headers={"Host": host})
+    with closing(connection):
+        return connection.getresponse().status
+
+
 def test_the_history_is_served_searched_and_left_alone(made: Place, tmp_path: Path) -> None:
     pytest.importorskip("datasette")
     port, ledger = free_port(), (made.store / "ledger.db").read_bytes()
@@ -48,6 +58,9 @@ def test_the_history_is_served_searched_and_left_alone(made: Place, tmp_path: Pa
     ) as server:
         found = answered(f"http://127.0.0.1:{port}/history/facts.json?_search=Quill&_shape=array", server)
         assert [(row["id"], row["status"]) for row in found] == [("ada", "active")]
+        others = ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example")
+        assert {status(port, host) for host in others} == {403}
+        assert [status(port, host) for host in (f"localhost:{port}", "127.0.0.1")] == [200, 200]
         back = answered(f"http://127.0.0.1:{port}/history/taken_back.json?_shape=array", server)
         assert [(row["id"], row["reason"]) for row in back] == [("emile", "was wrong")]
         os.killpg(server.pid, signal.SIGINT)
