@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import torch
-
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.tracking.generation import greedy
 
 LENGTH = 8
 
 
-@torch.no_grad()
 def answer(editable: EditableModel, prompt: str, length: int = LENGTH) -> str:
     """The greedy continuation of `prompt` by at most `length` tokens, up to its first full stop or line break."""
-    ids = torch.tensor([tokens(editable.tokenizer, prompt.rstrip())[0]], device=editable.device)
-    said = cast(Any, editable.model).generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=length,
-        do_sample=False,
-        pad_token_id=editable.pad_id,
-    )
-    text = str(editable.tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    text = greedy(editable, [prompt], length, stop=editable.tokenizer.eos_token_id)[0]
     return text.strip().split("\n")[0].split(".")[0]
