@@ -32,10 +32,15 @@ ARCHITECTURES = {
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
     """The table's row for this configuration; `UnsupportedModel` names the types that have one."""
-    try:
-        return ARCHITECTURES[config.model_type]
-    except KeyError:
+    return architecture_named(config.model_type)
+
+
+def architecture_named(model_type: object) -> Architecture:
+    """The table's row for a model type; `UnsupportedModel` names the types that have one."""
+    row = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    if row is None:
         raise UnsupportedModel(
-            f"Models of type {config.model_type!r} cannot be edited: the table has {', '.join(sorted(ARCHITECTURES))}. "
-            "Add a row to ARCHITECTURES."
-        ) from None
+            f"Models of type {str(model_type)[:60]!r} cannot be edited: the table has "
+            f"{', '.join(sorted(ARCHITECTURES))}. Add a row to ARCHITECTURES."
+        )
+    return row

@@ -15,8 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import ModelError, RequestError
 from lifelong_edit.model.architectures import architecture_of
+from lifelong_edit.model.folder import CONFIG, blamed_on
 from lifelong_edit.model.hooks import replaced_forward, replaced_input, stopped_at
-from lifelong_edit.model.loading import checked_tokenizer, load
+from lifelong_edit.model.loading import TRIAL, checked_tokenizer, load
+from lifelong_edit.model.subject import tokens
 
 
 class EditableModel:
@@ -40,9 +42,15 @@ class EditableModel:
     def open(cls, folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu") -> EditableModel:
         """Load a folder of safetensors and tokenizer files; in the checkpoint's own dtype unless one is given.
 
-        Nothing is downloaded and no code from the folder runs. `ModelError` says what the folder lacks.
+        Nothing is downloaded and no code from the folder runs. Whatever is wrong with the folder, `ModelError` names
+        the file and says what to do; a model whose logits are not finite is refused too.
         """
-        return cls(*load(Path(folder), dtype, device))
+        folder = Path(folder)
+        loaded = load(folder, dtype, device)
+        with blamed_on(folder / CONFIG):
+            editable = cls(*loaded)
+            editable._try_out()
+        return editable
 
     @property
     def layers(self) -> int:
@@ -205,6 +213,18 @@ class EditableModel:
         finally:
             note.remove()
         return isinstance(returned[0], tuple)
+
+    def _try_out(self) -> None:
+        """Raise `ModelError` unless a plain pass over a short text gives finite logits."""
+        ids = tokens(self.tokenizer, TRIAL)[0][: self.context_length] or [0]
+        model: Any = self.model
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids], device=self.device)).logits
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                "The logits of a short text are not finite, though all weights are. Check the numbers in config.json, "
+                "such as the epsilon of the norms, or open the model in another dtype."
+            )
 
 
 def _submodule(parent: nn.Module, path: str) -> nn.Module:

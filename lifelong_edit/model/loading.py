@@ -1,62 +1,48 @@
-"""Opening a model folder: safetensors only, nothing downloaded, no code from the folder, no weight made up."""
+"""Loading a model folder: safetensors only, nothing downloaded, no code from the folder, no weight made up."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
 from lifelong_edit.errors import ModelError
-from lifelong_edit.model.architectures import architecture_of
+from lifelong_edit.model.config import checked_config
+from lifelong_edit.model.folder import blamed_on, check_files
+from lifelong_edit.model.subject import tokens
 
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+GENERATION = "generation_config.json"
+TRIAL = "Ada Quill was born in Tarsis and works in Oran."  # some faults show only when a text is read
 
 
 def load(folder: Path, dtype: torch.dtype | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The folder's model, in its own dtype unless one is given, and its tokenizer; `ModelError` says what is wrong."""
-    _check_files(folder)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a build without the device's support asserts
-        raise ModelError(f"The device {device!r} is not available: {error} Choose another, such as 'cpu'.") from error
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        architecture_of(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype or "auto",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be opened as a model: {error} Check or re-export the folder.") from error
-    model, report = loaded
-    if report["missing_keys"]:
-        raise ModelError(
-            f"{folder} lacks the weights {sorted(report['missing_keys'])[:5]}; they would be random. "
-            "Export the whole causal language model."
-        )
-    placed: PreTrainedModel = model.to(device)
-    return placed, tokenizer
+    _check_device(device)
+    with blamed_on(folder):
+        check_files(folder)
+        config = checked_config(folder)
+        if (folder / GENERATION).is_file():
+            with blamed_on(folder / GENERATION):
+                GenerationConfig.from_pretrained(folder, local_files_only=True)
+        model: Any = _model(folder, config, dtype)
+        with blamed_on(folder / "tokenizer*.json"):
+            given = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer = checked_tokenizer(given, model)
+        return model.to(device), tokenizer
 
 
 def checked_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerFast:
-    """The tokenizer, if it gives character offsets and only ids that the model has."""
+    """The tokenizer, if it gives character offsets and only ids that the model has, also for a text."""
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             f"{type(tokenizer).__name__} gives no character offsets, which locate a subject. "
@@ -64,7 +50,8 @@ def checked_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
         )
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    used = tokens(tokenizer, TRIAL)[0]  # with what is put around a text, which need not be in the vocabulary
+    largest = max([*tokenizer.get_vocab().values(), *used], default=-1)
     if not 0 <= largest < rows:
         raise ModelError(
             f"The tokenizer's largest token id is {largest}, the model embeds {rows} ids. "
@@ -73,33 +60,44 @@ def checked_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     return tokenizer
 
 
-def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is not a model folder: it has no config.json. Give a local folder as save_pretrained writes it."
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no .safetensors weights, and pickled ones (.bin) are not read because they can run code. "
-            "Convert them with save_pretrained."
-        )
-    for index in folder.glob("*.safetensors.index.json"):
-        _check_index(index)
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        raise ModelError(
-            f"{folder} has no tokenizer: none of {', '.join(VOCABULARY_FILES)}. Save the model's tokenizer there."
-        )
-
-
-def _check_index(index: Path) -> None:
-    """Raise `ModelError` unless all files that a sharded checkpoint's index names are .safetensors."""
+def _check_device(device: str) -> None:
+    """Raise `ModelError` unless a number that is put on the device can be read again."""
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index} is no index of a checkpoint: {error}. Export the model again.") from error
-    foreign = sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors"))
-    if foreign:
+        torch.ones(1, device=device).item()
+    except Exception as error:  # a build without the device asserts, others miss a module, and meta holds no numbers
         raise ModelError(
-            f"{index} names weights that are not .safetensors: {foreign[0]!r}. Pickled ones are not read because they "
-            "can run code. Convert them with save_pretrained."
+            f"The device {device!r} is not available, or holds no numbers: {error} Choose another, such as 'cpu'."
+        ) from error
+
+
+def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The model on the CPU; `ModelError` names weights that are missing, of another shape, or not finite."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype or "auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # they are told here, by name
+        output_loading_info=True,
+    )
+    model: PreTrainedModel
+    model, report = loaded
+    if report["missing_keys"]:
+        raise ModelError(
+            f"{folder} lacks the weights {sorted(report['missing_keys'])[:5]}; they would be random. "
+            "Export the whole causal language model."
         )
+    for name, stored, wanted in report["mismatched_keys"]:
+        raise ModelError(
+            f"{folder} holds {name} as {list(stored)}, its config.json describes {list(wanted)}. "
+            "Give the config of these weights."
+        )
+    for name, weight in model.named_parameters():
+        if weight.numel() and not all(torch.isfinite(end) for end in torch.aminmax(weight)):
+            raise ModelError(
+                f"{folder}: {name} holds values that are not finite as {weight.dtype}. Get the weights again, or open "
+                "them in another dtype."
+            )
+    return model
