@@ -31,7 +31,7 @@ from lifelong_edit.errors import HealthStop, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.health import Band
-from lifelong_edit.tracking.scores import Pair, score_continuations
+from lifelong_edit.tracking.scores import Question, score_continuations
 from lifelong_edit.tracking.watch import Watch
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
@@ -63,15 +63,15 @@ class Run:
     """One stream: its editor, its edits, and what is measured of it."""
 
     editor: LifelongEditor
-    edits: list[Pair]
-    untouched: list[Pair]
+    edits: list[Question]
+    untouched: list[Question]
     stories: list[str]
 
     def __post_init__(self) -> None:
         self.untouched = [fact for fact, said in zip(self.untouched, self.said(self.untouched), strict=True) if said]
         self.base, self.learnt = self.perplexity(), set[int]()
 
-    def said(self, pairs: list[Pair]) -> list[bool]:
+    def said(self, pairs: list[Question]) -> list[bool]:
         return [score.argmax for score in score_continuations(self.editor.model, self.editor.editable.tokenizer, pairs)]
 
     def perplexity(self) -> float:
@@ -103,7 +103,7 @@ def created(folder: str, model: Path, choices: dict[str, Any], watch: Watch) -> 
     return LifelongEditor.create(Path(folder) / "store", model, settings, text, dtype=torch.float32, watch=watch)
 
 
-def watch_of(world: World, facts: Sequence[Pair], seed: int) -> Watch:
+def watch_of(world: World, facts: Sequence[Question], seed: int) -> Watch:
     """What the budget is read on: these facts, and stories that nothing else is measured on."""
     return Watch(tuple(facts), tuple(held_out_stories(world, 20, seed + 1)))
 

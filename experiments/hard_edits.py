@@ -33,7 +33,7 @@ from lifelong_edit.engine.change.budget import Budget, OnRed
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.health import Band
-from lifelong_edit.tracking.scores import Pair, score_continuations
+from lifelong_edit.tracking.scores import Question, score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World, WorldFact
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from lifelong_edit.world.skills import CATEGORIES, DAYS, WORDS
@@ -145,10 +145,10 @@ def namesakes(world: World, people: Sequence[str], count: int, rng: random.Rando
     return [tuple(initial(world, name, rng) for name in names) for names in groups]
 
 
-def trials(editor: LifelongEditor, every: Sequence[Candidate], facts: Sequence[Pair]) -> Iterator[Trial]:
+def trials(editor: LifelongEditor, every: Sequence[Candidate], facts: Sequence[Question]) -> Iterator[Trial]:
     """Write every candidate into the unedited model, measure, and take it out. The store is empty before and after."""
 
-    def asked(pairs: Sequence[Pair]) -> tuple[float, float]:
+    def asked(pairs: Sequence[Question]) -> tuple[float, float]:
         scores = score_continuations(editor.model, editor.editable.tokenizer, pairs)
         return mean(score.nll for score in scores), mean(score.argmax for score in scores)
 
@@ -181,7 +181,12 @@ def worst(found: Sequence[Trial], count: int) -> list[Trial]:
 
 
 def streamed(
-    editor: LifelongEditor, requests: Sequence[EditRequest], method: str, size: int, facts: list[Pair], texts: list[str]
+    editor: LifelongEditor,
+    requests: Sequence[EditRequest],
+    method: str,
+    size: int,
+    facts: list[Question],
+    texts: list[str],
 ) -> Iterator[Row]:
     """A row every five edits, or every batch: what is said, what is left of the rest, what the checks say."""
     run = Run(editor, [(request.question, request.target_new) for request in requests], facts, texts)

@@ -187,7 +187,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LedgerScore:
     """A score of one fact in the ledger: entry, metric, value. The edit's own entry has one; `measure` adds others."""
 
     seq: int
@@ -195,10 +195,10 @@ class Measured:
     value: float | None
 
 
-def scores_of(entries: Sequence[Entry], fact: FactLife) -> list[Measured]:
+def scores_of(entries: Sequence[Entry], fact: FactLife) -> list[LedgerScore]:
     """Collect the fact's scores from the ledger, oldest first."""
     return [
-        Measured(entry.seq, metric, scores[fact.id])
+        LedgerScore(entry.seq, metric, scores[fact.id])
         for entry in entries[fact.seq :]
         for metric, scores in entry.body.get("scores", {}).items()
         if fact.id in scores
@@ -226,7 +226,7 @@ def value_of(entries: Sequence[Entry], history: History, fact: FactLife) -> Valu
 
 
 def fact_text(
-    fact: FactLife, value: Value | None, life: Sequence[Event], scores: Sequence[Measured], residual: float | None
+    fact: FactLife, value: Value | None, life: Sequence[Event], scores: Sequence[LedgerScore], residual: float | None
 ) -> str:
     """Write out a fact: request and status, then its changes and its scores as tables."""
     by = f" by {fact.by}" if fact.by else ""

@@ -116,13 +116,13 @@ def report(
 
     Example: lifelong-edit report report.html --model checkpoints/tiny-world
     """
-    from lifelong_edit.report.gather import gather
     from lifelong_edit.report.page import render, write_report
+    from lifelong_edit.report.story import story_of
 
     deep = model is not None
     with options.open_reader(store, model, dtype, device) as reader:
         if dry_run:
-            size = len(render(gather(reader, str(store), deep), deep).encode())
+            size = len(render(story_of(reader, str(store), deep), deep).encode())
         else:
             size = write_report(reader, str(store), out, deep, png)
     document = {"path": out, "bytes": size, "pictures": png, "dry_run": dry_run}
@@ -148,7 +148,7 @@ def ui(
 
     Example: lifelong-edit ui --port 8001
     """
-    from lifelong_edit.report.browse import NAME, metadata, write_browsable
+    from lifelong_edit.report.database import NAME, metadata, write_browsable
 
     with open_store(store) as seen:
         entries, head = seen.entries, seen.head.digest
@@ -172,7 +172,7 @@ def ui(
 
 def _kept(entries: list[Entry], to: Path, told: dict[str, Any]) -> Path:
     """Write the database and its metadata beside it, both or neither; give the metadata's path."""
-    from lifelong_edit.report.browse import write_browsable
+    from lifelong_edit.report.database import write_browsable
 
     described = to.parent / f"{to.stem}.json"
     if described == to:

@@ -1,4 +1,4 @@
-"""Data sets as edit requests: the format is found in the first rows and said, and no row is passed over in silence."""
+"""Read foreign data sets as edit requests: detect the format, and give every row as a request or as a rejection."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FIRST = 20  # rows that a format is found in
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A request, the number of its row (its line; in a JSON array its item), from 1, and the row as it was read."""
+    """An accepted edit: its request, the number of its row (line or array item, from 1), and the row itself."""
 
     request: EditRequest
     row: int
@@ -58,7 +58,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An edit that cannot be requested: its row, why in few words, and the whole story with what to do."""
+    """A rejected edit: the number of its row, the reason in few words, the whole message, and the row itself."""
 
     row: int
     reason: str
@@ -68,7 +68,7 @@ class Rejected:
 
 @dataclass
 class Dataset:
-    """An open data file; iterating gives its edits in their order, once. The counts are those of what was given."""
+    """An open data file. It can be iterated once; the counts are of what the iteration has given so far."""
 
     source: str
     format: Format
@@ -117,11 +117,11 @@ class Dataset:
 
 @contextmanager
 def open_dataset(path: str | Path, format: str | None = None, targets: str | None = None) -> Iterator[Dataset]:
-    """The edits of a .json, .jsonl or .csv file, also gzipped; without `format` it is found in the first rows.
+    """Open a .json, .jsonl or .csv file, also gzipped, of a foreign format; `None` detects it from the first rows.
 
     `targets` chooses between a format's targets: ``alt`` or ``answers`` of zsRE, where it must be given. Raises
     `RequestError` when the format is unknown or ambiguous, when `targets` is lacking or does not fit, and while reading
-    when the file itself is broken. What is wrong with a row alone is a `Rejected`.
+    when the file itself is broken. A row that is wrong by itself becomes a `Rejected`.
     """
     with open_rows(path) as rows:
         first = list(islice(rows, FIRST))
@@ -130,14 +130,14 @@ def open_dataset(path: str | Path, format: str | None = None, targets: str | Non
 
 
 def format_named(name: str) -> Format:
-    """The format; `RequestError` names the known ones."""
+    """Look a format up by its name; `RequestError` lists the known ones."""
     if name not in FORMATS:
         raise RequestError(f"There is no format {name!r}. Choose one of {', '.join(sorted(FORMATS))}.")
     return FORMATS[name]
 
 
 def detect(rows: Iterable[Row], source: str) -> Format:
-    """The format whose marks these rows have between them; of two, the one whose marks include the other's."""
+    """Find the format whose marks (paths of fields) these rows have; of two, the one with more marks."""
     paths = frozenset[str]().union(*(paths_of(row.raw) for row in rows if row.problem is None))
     found = {known: marks for known in DETECTED if (marks := known.marks_in(paths))}
     best = [known for known, marks in found.items() if not any(marks < other for other in found.values())]

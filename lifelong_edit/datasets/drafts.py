@@ -1,4 +1,4 @@
-"""What a row says about an edit, and the one place where that becomes a checked request or a reasoned rejection."""
+"""Turn what a row says about an edit (a draft) into a checked request, or into an error with the reason first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lifelong_edit.facts import LIMITS, EditRequest, with_slot
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An edit as its row has it, nothing checked.
+    """An edit as its row has it, before any check.
 
     `prompt` has ``{}`` or the subject itself; texts may be null, targets an object with `str`; in the lists null and
     empty texts stand for nothing, and so do pairs without an answer. `checks` are (prompt, answer) pairs.
@@ -33,7 +33,7 @@ class Draft:
 
 
 def request_of(draft: Draft) -> EditRequest:
-    """The request; `RequestError`, which begins with a short reason and a colon, when it cannot be one.
+    """Check a draft and make its request; a `RequestError` begins with a short reason and a colon.
 
     Blanks around subject, targets and answers are taken off, and ``{}`` is put where the subject stands.
     """
@@ -71,12 +71,12 @@ def request_of(draft: Draft) -> EditRequest:
 
 
 def line_of(request: EditRequest) -> bytes:
-    """The request as a line of the project's own format, without its end."""
+    """Write the request as a line of JSON, without the line break."""
     return json.dumps(request.to_dict(), ensure_ascii=False).encode()
 
 
 def case_id(dataset: str, case: Any) -> str | None:
-    """``dataset-case``, or None for a row that has no case of its own."""
+    """Make the id ``dataset-case``; None for a row that has no case number."""
     if case is None or case == "":
         return None
     if isinstance(case, bool) or not isinstance(case, (int, str)):
@@ -85,7 +85,7 @@ def case_id(dataset: str, case: Any) -> str | None:
 
 
 def part(row: Mapping[str, Any], name: str, kind: type) -> Any:
-    """The object or list that a row holds under a name; `RequestError` when it is missing or something else."""
+    """Get the object or list that a row holds under a name; `RequestError` when it is missing or of another type."""
     value = row.get(name)
     if not isinstance(value, kind):
         raise RequestError(f"no {name}: it is {kind_of(value)}, not {KINDS[kind]}. Is this row of the same format?")
@@ -93,7 +93,7 @@ def part(row: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def items(holder: Mapping[str, Any], name: str) -> list[Any]:
-    """The list under a name, empty when there is none; `RequestError` when it is something else."""
+    """Get the list under a name, empty when there is none; `RequestError` when it is no list."""
     value = holder.get(name)
     if not isinstance(value, list | None):
         raise RequestError(f"not a sound request: {name} is {kind_of(value)}. Write a list.")
@@ -101,19 +101,19 @@ def items(holder: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def first_text(value: Any) -> Any:
-    """The first of an answer's spellings, in lists of any depth; None of an empty list."""
+    """Get the first spelling of an answer out of nested lists; None of an empty list."""
     while isinstance(value, list):
         value = value[0] if value else None
     return value
 
 
 def target(value: Any) -> Any:
-    """A target written as a text or, as in CounterFact, as an object with `str`."""
+    """Get the text of a target, which CounterFact writes as an object with `str`."""
     return value.get("str") if isinstance(value, dict) else value
 
 
 def _told(texts: Any) -> Any:
-    """A text or texts as a tuple, without those that say nothing; anything else as it is, to be refused."""
+    """Texts as a tuple without empty ones; anything else stays as it is, for `EditRequest` to refuse."""
     listed = (texts,) if texts is None or isinstance(texts, str) else texts
     return tuple(filter(_says, listed)) if isinstance(listed, (list, tuple)) else listed
 

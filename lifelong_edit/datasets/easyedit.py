@@ -1,4 +1,4 @@
-"""EasyEdit's parallel lists as edit requests."""
+"""Read EasyEdit's parallel lists as edit requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def from_easyedit(
     locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
     portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[EditRequest]:
-    """Requests from the arguments of EasyEdit's `edit`: parallel lists, or one text each for a single edit.
+    """Make requests of the arguments of EasyEdit's `edit`: parallel lists, or one text each for a single edit.
 
     A prompt holds its subject literally, once (or has ``{}``). Rephrasings become `paraphrase_prompts`; a locality
     prompt becomes one of `neighborhood_prompts` where its answer is the ground truth, else of `attribute_prompts`.
@@ -63,7 +63,7 @@ def _request(row: Mapping[str, Any], checks: list[tuple[Any, Any]]) -> EditReque
 
 
 def _checks(inputs: Mapping[str, Any], count: int) -> list[list[tuple[Any, Any]]]:
-    """For each edit the (prompt, answer) pairs of ``{kind: {"prompt": [...], "ground_truth": [...]}}``."""
+    """Collect for each edit its (prompt, answer) pairs from ``{kind: {"prompt": [...], "ground_truth": [...]}}``."""
     pairs: list[list[tuple[Any, Any]]] = [[] for _ in range(count)]
     for kind, lists in inputs.items():
         named = f"locality_inputs[{kind!r}]"
@@ -81,7 +81,7 @@ def _checks(inputs: Mapping[str, Any], count: int) -> list[list[tuple[Any, Any]]
 
 
 def _parallel(name: str, value: Any, count: int) -> list[Any]:
-    """A list with an item for each prompt; a text alone is a list of one, None is nothing for each."""
+    """Check that a list has one item for each prompt; a text alone is a list of one, None a list of Nones."""
     items = [None] * count if value is None else [value] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or len(items) != count:
         size = f"{len(items)} items" if isinstance(items, (list, tuple)) else f"a {type(items).__name__}"

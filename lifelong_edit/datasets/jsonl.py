@@ -1,4 +1,4 @@
-"""Edit requests from JSON lines: read one at a time, refused with their line, named by what was read so far.
+"""Read edit requests from JSON lines, one at a time, and name each by a digest of what was read up to it.
 
 A request without an id gets one: the first 16 hex digits of a digest over what it asks for, the SHA-256 of the source
 up to and including its line, and the number of that line. So the same source read again gives the same ids, and a
@@ -34,7 +34,7 @@ EXAMPLE = '{"prompt": "{} was born in", "subject": "Ada Quill", "target_new": "M
 
 @dataclass(frozen=True, slots=True)
 class SourcedRequest:
-    """A request, its id set, and where it stands; `line` counts from 1."""
+    """A request with its id, and where it was read; `line` counts from 1."""
 
     request: EditRequest
     source: str
@@ -46,7 +46,7 @@ class SourcedRequest:
 
 
 def read_requests(lines: IO[bytes] | Iterable[bytes], source: str) -> Iterator[SourcedRequest]:
-    """The requests of a binary stream, or of anything that gives its lines; `source` names it in errors.
+    """Read the requests of a binary stream, or of an iterable of lines; `source` names it in errors.
 
     Lazy: nothing is read beyond the line of the request that was asked for. Blank lines are counted and skipped. An id
     is kept or made (see the module). Raises `RequestError`, which begins with ``source:line:``, at the first line that
@@ -68,7 +68,7 @@ def read_requests(lines: IO[bytes] | Iterable[bytes], source: str) -> Iterator[S
 
 
 def micro_batches(requests: Iterable[SourcedRequest], size: int) -> Iterator[list[SourcedRequest]]:
-    """Consecutive batches of at most `size` requests, each given as soon as it is full.
+    """Cut requests into consecutive batches of at most `size`, each given as soon as it is full.
 
     A batch ends early before a request that shares its id, or its prompt and subject, with one already in it: that
     request supersedes the other, so it belongs to a later commit. Where a batch ends depends on nothing before its
@@ -95,7 +95,7 @@ def micro_batches(requests: Iterable[SourcedRequest], size: int) -> Iterator[lis
 
 @contextmanager
 def open_source(path: str | Path) -> Iterator[IO[bytes]]:
-    """The bytes of a .jsonl file (or of a pipe, whose name has no ending), or of standard input for ``-``.
+    """Open a .jsonl file, a pipe (whose name has no ending), or standard input (``-``) for reading bytes.
 
     Standard input is left open. `RequestError` when there is nothing of that kind to read.
     """
@@ -118,13 +118,13 @@ def open_source(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def load_requests(path: str | Path) -> list[EditRequest]:
-    """All requests of a .jsonl file, or of standard input for ``-``; raises as `open_source` and `read_requests` do."""
+    """Read all requests of a .jsonl file or of standard input (``-``); raises as `open_source`, `read_requests` do."""
     with open_source(path) as lines:
         return [sourced.request for sourced in read_requests(lines, source_name(path))]
 
 
 def read_text(path: Path, limit: int = MAX_TEXT) -> str:
-    """The UTF-8 text of a file or pipe; `RequestError` when it cannot be read, or has more than `limit` characters."""
+    """Read a file or pipe as UTF-8; `RequestError` when that fails, or gives more than `limit` characters."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(limit + 1)
@@ -136,21 +136,21 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
 
 
 def source_name(path: str | Path) -> str:
-    """What errors and the ledger call a source: ``<stdin>`` or the file's name, never its folders."""
+    """Name a source for errors and the ledger: ``<stdin>`` or the file's name, never its folders."""
     if str(path) == STANDARD_INPUT:
         return "<stdin>"
     return Path(path).name.encode("utf-8", "backslashreplace").decode("utf-8")  # a name need not be valid Unicode
 
 
 def _raw_lines(lines: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
-    """The lines with their ends; of a line that is too long, of a stream, just enough to see that."""
+    """Give the lines with their ends; of a stream's line that is too long, only as much as shows that."""
     readline = getattr(lines, "readline", None)
     return iter(lines) if readline is None else iter(partial(readline, MAX_LINE + len(b"\r\n")), b"")
 
 
 @contextmanager
 def _located(where: str) -> Iterator[None]:
-    """Every error of the block as a `RequestError` that begins with the place."""
+    """Turn every error of the block into a `RequestError` that begins with the place."""
     try:
         yield
     except RequestError as error:
@@ -162,7 +162,7 @@ def _located(where: str) -> Iterator[None]:
 
 
 def _without_end(raw: bytes) -> bytes:
-    """A line without its LF or CRLF, checked to be bytes of a bearable number."""
+    """Strip LF or CRLF off a line; `RequestError` when it is no bytes or longer than `MAX_LINE`."""
     if not isinstance(raw, bytes):
         raise RequestError(f"the line is a {type(raw).__name__}, not bytes. Open the source in binary mode.")
     line = raw.removesuffix(b"\n").removesuffix(b"\r")
@@ -195,7 +195,7 @@ def _parse(line: bytes) -> EditRequest:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a field that stands twice is refused, where Python would keep the last."""
+    """Build a JSON object; a field that stands twice is refused, where Python would keep the last."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:

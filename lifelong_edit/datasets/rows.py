@@ -1,4 +1,4 @@
-"""Rows of a data file, one at a time: JSON lines, a JSON array or CSV, plain or gzipped; large files are not held.
+"""Read the rows of a data file one at a time: JSON lines, a JSON array or CSV, plain or gzipped.
 
 Bytes that are not UTF-8 are kept as lone surrogates, so that the row which holds them is refused and not the file.
 NaN, which some writers put where a value is missing, is read as null. In CSV an empty cell is a missing value.
@@ -33,9 +33,9 @@ DECODER = json.JSONDecoder(parse_constant=lambda _name: None)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its line (in an array its item), counted from 1, and its value; without one, `problem` says why.
+    """A row of a data file; `number` is its line, or its item in an array, from 1.
 
-    `raw` is the object as it was read, or the text that is none.
+    `raw` is the object that was read. When it could not be read, `problem` says why and `raw` is the text.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Row:
 
 @contextmanager
 def open_rows(path: str | Path) -> Iterator[Iterator[Row]]:
-    """The rows of a .json, .jsonl or .csv file, or of one of these with .gz behind.
+    """Open a .json, .jsonl or .csv file, or one of these with .gz behind, as an iterator of rows.
 
     JSON is told from its first character: a ``[`` begins an array, all else is one object a line. `RequestError` when
     the file cannot be opened, and while reading when it is cut short or its form is broken, with the place.
@@ -73,7 +73,7 @@ def _begins_array(stream: Any) -> bool:
 
 @contextmanager
 def _reported(name: str) -> Iterator[None]:
-    """Every error of reading as a `RequestError` that begins with the file's name."""
+    """Turn every error of reading into a `RequestError` that begins with the file's name."""
     try:
         yield
     except RequestError as error:
@@ -92,7 +92,7 @@ def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
 
 
 def _lines(text: IO[str]) -> Iterator[Row]:
-    """One row a line; blank lines are counted and skipped."""
+    """Read JSON lines, one row a line; blank lines are counted and skipped."""
     for number, line in enumerate(_bounded(text), 1):
         if line.strip(BLANKS):
             try:
@@ -102,7 +102,7 @@ def _lines(text: IO[str]) -> Iterator[Row]:
 
 
 def _bounded(text: IO[str]) -> Iterator[str]:
-    """The lines; `RequestError` at one that is longer than a row can be, of which no more is read."""
+    """Give the lines; `RequestError` at one that is longer than a row can be, of which no more is read."""
     for number, line in enumerate(iter(partial(text.readline, LONGEST), ""), 1):
         if len(line) == LONGEST:
             raise RequestError(f"line {number} has {LONGEST:,} characters or more. The file is broken; write it anew.")
@@ -110,7 +110,7 @@ def _bounded(text: IO[str]) -> Iterator[str]:
 
 
 def _items(text: IO[str]) -> Iterator[Row]:
-    """The items of a JSON array; beyond the item asked for, at most a chunk is read."""
+    """Read the items of a JSON array; at most one chunk is read beyond the item asked for."""
     buffer = _more(text, "", 1)[1:]  # it begins with [
     for number in count(1):
         buffer = _more(text, buffer, number)
@@ -130,7 +130,7 @@ def _items(text: IO[str]) -> Iterator[Row]:
 
 
 def _more(text: IO[str], buffer: str, number: int) -> str:
-    """The buffer from its next character that is no blank."""
+    """Refill the buffer until it begins with a character that is no blank."""
     buffer = buffer.lstrip(BLANKS)
     while not buffer:
         if not (read := text.read(CHUNK)):
@@ -140,7 +140,7 @@ def _more(text: IO[str], buffer: str, number: int) -> str:
 
 
 def _item(text: IO[str], buffer: str, number: int) -> tuple[Any, str]:
-    """The value a buffer begins with, and what stands behind it."""
+    """Parse the value that the buffer begins with; give it and the rest of the buffer."""
     while True:
         try:
             value, end = DECODER.raw_decode(buffer)
@@ -162,12 +162,12 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Name the type of a JSON value in words: ``a list``."""
     return "missing" if value is None else KINDS.get(type(value), type(value).__name__)
 
 
 def _csv_rows(text: IO[str]) -> Iterator[Row]:
-    """One row a record, numbered by the line it begins on; the first record names the columns."""
+    """Read CSV, one row a record, numbered by the line it begins on; the first record names the columns."""
     reader = csv.reader(_bounded(text), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]

@@ -1,4 +1,4 @@
-"""Edited models in the forms that other tools load; every one says which entry of which store it is."""
+"""Export edited models in forms that other tools load; each names the entry it was made from."""
 
 from lifelong_edit.export.delta import export_delta
 from lifelong_edit.export.hf import export_hf

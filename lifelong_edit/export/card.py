@@ -1,4 +1,4 @@
-"""What an export says of itself: where it comes from, and which facts it holds."""
+"""Describe an export: the entry it comes from, and the facts it holds."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ EDITS = "edits.jsonl"
 
 
 def origin(reader: Reader, view: View) -> dict[str, str]:
-    """The entry an export shows, as text: its digest proves the history up to it."""
+    """Name the entry that an export shows; its digest proves the history up to it."""
     entry, first = reader.history()[view.seq], reader.history()[0]
     return {"entry": entry.digest, "seq": str(entry.seq), "base": str(first.body["fingerprint"])}
 
 
 def edits_jsonl(view: View) -> str:
-    """The active facts as requests, a line each, in ledger order: what `apply` and `stream` read."""
+    """Write the active facts as requests, one a line in ledger order, as `apply` and `stream` read them."""
     requests = ({**fact.request.to_dict(), "id": fact.id} for fact in view.facts.values())
     return "".join(printable_json(json.dumps(request, ensure_ascii=False)) + "\n" for request in requests)
 
 
 def model_card(reader: Reader, view: View) -> str:
-    """A Hugging Face model card with a section that lists the edits."""
+    """Write a Hugging Face model card with a section that lists the edits."""
     about, config = origin(reader, view), reader.history()[0].body["config"]
     facts = list(view.facts.values())
     rows = [_row(reader, fact) for fact in facts[:LISTED]]
@@ -65,7 +65,7 @@ def _row(reader: Reader, fact: FactLife) -> str:
 
 
 def _cell(value: object) -> str:
-    """One line of Markdown that stays in its cell and is read as text."""
+    """Escape a value so that it stays text in one cell of a Markdown table."""
     text = printable(" ".join(str("" if value is None else value).split()))
     for special in ("\\", "|", "<", "`", "[", "*", "_"):
         text = text.replace(special, f"\\{special}")

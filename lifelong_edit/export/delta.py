@@ -1,4 +1,4 @@
-"""The change of every edited weight as one safetensors file, dense or as thin factors."""
+"""Export the change of every edited weight as one safetensors file, dense or as thin factors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lifelong_edit.outputs import new_file, size_of
 
 @dataclass(frozen=True)
 class Delta:
-    """What was written: a file, and the rank of the change of each weight."""
+    """A written delta: its file, and the rank of each weight's change."""
 
     path: Path
     bytes: int
@@ -23,7 +23,7 @@ class Delta:
 
 
 def export_delta(reader: Reader, destination: Path, ref: int | str | None = None, dense: bool = False) -> Delta:
-    """W - W_0 of every edited weight after entry `ref`, float32, [d_out, d_in] whatever way the model stores it.
+    """Write W - W_0 of every edited weight after entry `ref`: float32, [d_out, d_in] whatever way the model stores it.
 
     Factored, ``<weight>/left`` [d_out, r] and ``<weight>/right`` [d_in, r] with delta = left right'; dense,
     ``<weight>/delta``. The file's metadata has the entry's digest and the fingerprint of the base.

@@ -1,4 +1,4 @@
-"""A folder that plain transformers loads, compared with the live model before success is reported."""
+"""Export a folder that plain transformers loads, and compare it with the live model before reporting success."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5  # of next-token log-probabilities, in float32 and float64
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written; `difference` is the largest of next-token log-probabilities from those of the live model."""
+    """A written model; `difference` is the largest between its next-token log-probabilities and the live model's."""
 
     path: Path
     bytes: int
@@ -69,7 +69,7 @@ def _save(editable: EditableModel, folder: Path) -> None:
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy whose parameters have this dtype; buffers keep theirs, as when a folder of this dtype is loaded."""
+    """Copy a model with its parameters in this dtype; buffers keep theirs, as when a folder of this dtype is loaded."""
     other = copy.deepcopy(model)
     for parameter in other.parameters():
         parameter.data = parameter.data.to(dtype)

@@ -1,4 +1,4 @@
-"""The ledger as text, a line an entry, so that anyone can check its chain: no model is needed."""
+"""Export the ledger as JSON lines, one an entry, whose chain anyone can check; no model is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lifelong_edit.store import Entry
 
 
 def export_jsonl(entries: list[Entry], destination: Path) -> int:
-    """Write ``{"body": ..., "digest": ...}`` for every entry, and say how many there are.
+    """Write ``{"body": ..., "digest": ...}`` for every entry, and give their number.
 
     `digest` is the SHA-256 of the body as canonical JSON (sorted keys, no blanks, UTF-8); the body has `seq`, and
     `prev`, the digest of the line before.

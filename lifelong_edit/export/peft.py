@@ -1,4 +1,4 @@
-"""A LoRA adapter that PEFT loads, swaps and merges: the change of every edited weight is a thin pair already."""
+"""Export a LoRA adapter that PEFT loads, swaps and merges; the change of every edited weight is a thin pair already."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEGLIGIBLE = 1e-10  # of the largest singular value: below it a direction is rou
 
 @dataclass(frozen=True)
 class Adapter:
-    """What was written: the rank of each weight's change, and what the ranks that were left out cost.
+    """A written adapter: the rank of each weight's change, and the cost of the ranks that were left out.
 
     `error` is |delta - adapter| / |delta|, the largest over the weights; `efficacy` the share of active facts whose
     target is the first choice, with the exact change and with the adapter's. None without a fact.
@@ -40,7 +40,7 @@ class Adapter:
 
 
 def export_peft(reader: Reader, destination: Path, ref: int | str | None = None, rank: int | None = None) -> Adapter:
-    """Write a new folder with the adapter of the state after entry `ref`: exact, or truncated to `rank`.
+    """Write the adapter of the state after entry `ref` to a new folder: exact, or truncated to `rank`.
 
     The base it belongs to is the store's; `RequestError` when nothing is edited there, or for a rank below 1.
     """
@@ -68,7 +68,7 @@ def export_peft(reader: Reader, destination: Path, ref: int | str | None = None,
 
 
 def _factors(pair: Pair, rank: int | None) -> tuple[Tensor, Tensor, float]:
-    """B [d_out, r] and A [r, d_in] in float32, the best of rank r for left right', and the relative error of B A."""
+    """Factor left right' into B [d_out, r] and A [r, d_in], float32, the best of rank r; and give the error of B A."""
     (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(side) for side in (pair.left, pair.right))
     u, s, v = torch.linalg.svd(r_left @ r_right.T)
     count = int((s > NEGLIGIBLE * s[:1]).sum()) if len(s) else 0
@@ -88,7 +88,7 @@ def _tensors(factors: Factors) -> dict[str, Tensor]:
 
 
 def _config(view: View, ranks: dict[str, int]) -> dict[str, object]:
-    """What PEFT reads; alpha equals the rank, so that the product is added as it is."""
+    """Write PEFT's configuration; alpha equals the rank, so that the product is added unscaled."""
     modules = {name.removesuffix(".weight"): rank for name, rank in ranks.items()}
     linear = all(isinstance(view.editable.model.get_submodule(module), nn.Linear) for module in modules)
     return {
@@ -110,7 +110,7 @@ def _config(view: View, ranks: dict[str, int]) -> dict[str, object]:
 def _efficacy(
     reader: Reader, view: View, factors: dict[str, tuple[Tensor, Tensor, float]]
 ) -> tuple[float, float] | None:
-    """The share of active facts that are the first choice, exact and with the adapter."""
+    """Measure the share of active facts that are the first choice, with the exact change and with the adapter."""
     requests = [fact.request for fact in view.facts.values() if not fact.protected]
     if not requests:
         return None

@@ -1,1 +1,1 @@
-"""What a ledger says, told to people and to experiment trackers."""
+"""Reports of a store: an HTML page, a database to browse, numbers for experiment trackers."""

@@ -1,4 +1,4 @@
-"""The pictures of a report, as plotly figures. Texts of the ledger are escaped, as plotly reads tags in labels."""
+"""Draw the pictures of a report with plotly. Texts of the ledger are escaped, because plotly reads tags in labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lifelong_edit.escapes import printable
-from lifelong_edit.report.gather import Curve, Moment, Story
+from lifelong_edit.report.story import Curve, Moment, Story
 from lifelong_edit.tracking.health import SIGNS
 
 LINE, AMBER, RED = "#22577a", "#e0a100", "#a4161a"
@@ -27,7 +27,7 @@ MARGIN = {"l": 64, "r": 16, "t": 40, "b": 44}
 
 
 def figures(story: Story) -> dict[str, go.Figure]:
-    """Every picture that the store has data for, by name."""
+    """Draw every picture that the store has data for: name -> figure."""
     found = {
         "timeline": timeline(story.moments),
         "retention": retention(story) if story.matrix.values else None,
@@ -40,7 +40,7 @@ def figures(story: Story) -> dict[str, go.Figure]:
 
 
 def timeline(moments: Sequence[Moment]) -> go.Figure:
-    """Every entry by time and kind; entries whose facts supersede others have a ring."""
+    """Draw every entry by time and kind; entries whose facts supersede others have a ring."""
     figure = go.Figure()
     present = [kind for kind in KINDS if any(moment.kind == kind for moment in moments)]
     for kind in present:
@@ -66,7 +66,7 @@ def timeline(moments: Sequence[Moment]) -> go.Figure:
 
 
 def retention(story: Story) -> go.Figure:
-    """The retention matrix: mean efficacy of every edit's facts, by when it was measured."""
+    """Draw the retention matrix: mean efficacy of every edit's facts, by when it was measured."""
     matrix = story.matrix
     cells = [[matrix.values.get((cohort, seq)) for seq in matrix.seqs] for cohort in matrix.cohorts]
     heat = go.Heatmap(
@@ -88,7 +88,7 @@ def retention(story: Story) -> go.Figure:
 
 
 def forgetting(story: Story) -> go.Figure:
-    """The share of the learnt facts that were forgotten so far, and the mean retention of what was measured."""
+    """Draw the share of learnt facts that were forgotten so far, and the mean retention of what was measured."""
     shares = [(one.seq, one.share) for one in story.forgotten if one.share is not None]
     means = [(seq, story.matrix.average(seq)) for seq in story.matrix.seqs]
     figure = go.Figure()
@@ -107,13 +107,13 @@ def forgetting(story: Story) -> go.Figure:
 
 
 def health(story: Story) -> go.Figure:
-    """Every vital sign over the entries, with its amber and red bands."""
+    """Draw every vital sign over the entries, with its amber and red bands."""
     limits = {name: (limit["amber"], limit["red"]) for name, limit in story.limits.to_dict().items()}
     return multiples({name: story.signs[name] for name in SIGNS if name in story.signs}, limits)
 
 
 def multiples(curves: Mapping[str, Curve], limits: Mapping[str, tuple[float, float]]) -> go.Figure:
-    """A small picture a curve, two in a row; bands from amber and from red on where there are limits."""
+    """Draw small multiples, one a curve and two in a row, with bands from the amber and the red limit on."""
     rows = math.ceil(len(curves) / 2)
     figure = make_subplots(
         rows, 2, subplot_titles=[_shown(name) for name in curves], vertical_spacing=0.3 / max(rows, 2)
@@ -140,7 +140,7 @@ def multiples(curves: Mapping[str, Curve], limits: Mapping[str, tuple[float, flo
 
 
 def capacity(story: Story) -> go.Figure:
-    """A gauge for every edited weight: the share of its directions that facts take up."""
+    """Draw a gauge for every edited weight: the share of its input directions that facts use."""
     limit = story.limits.capacity
     figure = go.Figure()
     for number, (weight, value) in enumerate(story.capacity.items()):
@@ -162,7 +162,7 @@ def capacity(story: Story) -> go.Figure:
 
 
 def _told(moment: Moment) -> str:
-    """An entry for whoever points at it."""
+    """The text of an entry that appears under the pointer."""
     lines = [f"entry {moment.seq} {moment.digest[:12]}: {moment.kind}"]
     lines += [f"{moment.facts} facts" + (f", {moment.superseded} superseded" if moment.superseded else "")]
     lines += [", ".join(moment.subjects)] if moment.subjects else []

@@ -1,4 +1,4 @@
-"""A report: one HTML file that needs no network, and on request its pictures as PNGs; an extra, `report`."""
+"""Write a report: one HTML file that needs no network, and if asked, PNGs of its pictures; needs the extra `report`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lifelong_edit.engine import Reader
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
-from lifelong_edit.report.gather import Story, gather
+from lifelong_edit.report.story import Story, story_of
 
 PARTS = (
     ("timeline", "What happened", "Every entry by its kind; the legend hides kinds. A ring: facts superseded.", ""),
@@ -30,13 +30,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def write_report(reader: Reader, store: str, path: Path, deep: bool = False, pictures: Path | None = None) -> int:
-    """Write the report of an open store to `path`, in place of an earlier report; gives its size in bytes.
+    """Write the report of an open store to `path`, in place of an earlier report, and give its size in bytes.
 
     `deep` also reads predicted residuals and risks, for which the reader needs its model. `pictures` is a folder that
     gets a PNG of each picture. Raises `RequestError` when the extra is not installed or has no browser to draw with,
     or when something that is no report has the name, `StoreError` when it cannot be written.
     """
-    story = gather(reader, store, deep)
+    story = story_of(reader, store, deep)
     data = render(story, deep).encode()
     if pictures is not None:
         _draw(story, pictures)
@@ -46,7 +46,7 @@ def write_report(reader: Reader, store: str, path: Path, deep: bool = False, pic
 
 
 def render(story: Story, deep: bool) -> str:
-    """The page. Everything the ledger says is escaped."""
+    """Render the page; everything that comes from the ledger is escaped."""
     jinja2 = _jinja2()
     from plotly.offline import get_plotlyjs
 
@@ -83,7 +83,7 @@ def _draw(story: Story, folder: Path) -> None:
 
 
 def _shown(value: object) -> object:
-    """Text of the ledger without what steers a screen; what is HTML already stays."""
+    """Escape control characters in text of the ledger; what is HTML already stays."""
     return value if hasattr(value, "__html__") else printable(value)
 
 
@@ -92,7 +92,7 @@ def _figure(value: float | None) -> str:
 
 
 def _jinja2() -> Any:
-    """The template engine; `RequestError` where it or plotly, the extra's other part, is not installed."""
+    """Import the template engine; `RequestError` where it or plotly is not installed."""
     try:
         import jinja2
         import plotly  # noqa: F401

@@ -1,4 +1,4 @@
-"""Experiment trackers: the numbers of every entry, logged to anything with the `run.log` of Weights & Biases."""
+"""Log the numbers of every entry to an experiment tracker: anything with the `run.log` of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lifelong_edit.store import Entry
 
 
 class Run(Protocol):
-    """What wandb's and trackio's runs have in common."""
+    """A run of an experiment tracker, as wandb and trackio have it."""
 
     def log(self, data: dict[str, float], step: int) -> object:
         """Take the numbers of one step."""
 
 
 def log_to(run: Run) -> Callable[[Entry], None]:
-    """An observer for `editor.subscribe`: logs an entry's numbers, if it has any, with its seq as the step."""
+    """Make an observer for `editor.subscribe` that logs an entry's numbers, if it has any, with its seq as the step."""
 
     def observe(entry: Entry) -> None:
         numbers = numbers_of(entry)
@@ -28,7 +28,7 @@ def log_to(run: Run) -> Callable[[Entry], None]:
 
 
 def numbers_of(entry: Entry) -> dict[str, float]:
-    """What an entry's body has in numbers, by name; what is null is left out.
+    """Collect the numbers in an entry's body by name, without nulls.
 
     ``telemetry/<weight>/<figure>``, ``vital/<sign>``, ``scores/<metric>`` (mean over the facts that were asked),
     ``drift/<metric>``, ``survived/<weight>``, and ``facts``, how many are active, where it was read.

@@ -1,4 +1,4 @@
-"""What a model says: the greedy continuation of a prompt."""
+"""Ask a model to go on with a prompt, greedily."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ LENGTH = 8
 
 
 def answer(editable: EditableModel, prompt: str, length: int = LENGTH) -> str:
-    """The greedy continuation of `prompt` by at most `length` tokens, up to its first full stop or line break."""
+    """Continue `prompt` greedily by at most `length` tokens, up to the first full stop or line break."""
     text = greedy(editable, [prompt], length, stop=editable.tokenizer.eos_token_id)[0]
     return text.strip().split("\n")[0].split(".")[0]

@@ -1,4 +1,4 @@
-"""How far a model has moved from its base on text and prompts that no edit is about."""
+"""Measure how far a model has moved from its base, on texts and prompts that no edit is about."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts
 
 
 def measure_texts(editable: EditableModel, texts: Sequence[str]) -> dict[str, Figure]:
-    """Three figures of one pass over the texts, each text cut at the model's context length.
+    """Measure three perplexities in one pass over the texts, each text cut at the model's context length.
 
     - `perplexity/tokens`: every token counts alike, as in `perplexity`; `each` holds the texts' own. Its interval is
       exp of the mean's, whose standard error takes a text for a cluster.
@@ -52,7 +52,7 @@ def measure_texts(editable: EditableModel, texts: Sequence[str]) -> dict[str, Fi
 
 
 def text_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Loss | None]:
-    """The loss of every text; None for one that has no token to predict."""
+    """Compute the loss of every text; None for one that has no token to predict."""
     longest = int(model.config.max_position_embeddings)
     rows = [tokenizer(text, truncation=True, max_length=longest).input_ids for text in texts]
     numbers = [number for number, row in enumerate(rows) if len(row) > 1]
@@ -63,7 +63,7 @@ def text_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text
 
 
 def next_log_probabilities(editable: EditableModel, prompts: Sequence[str]) -> Tensor:
-    """Log-probabilities [prompts, vocabulary] of the token after each prompt, float32, to be kept of the base."""
+    """Compute the log-probabilities [prompts, vocabulary] of the token after each prompt, float32."""
     found = torch.empty(len(prompts), int(editable.model.config.vocab_size))
     for numbers, log_probabilities in _next_tokens(editable, prompts):
         found[numbers] = log_probabilities
@@ -71,7 +71,7 @@ def next_log_probabilities(editable: EditableModel, prompts: Sequence[str]) -> T
 
 
 def measure_next_tokens(editable: EditableModel, prompts: Sequence[str], base: Tensor) -> dict[str, Figure]:
-    """How the distribution of the token after each prompt differs from `base`, [prompts, vocabulary] in any float type.
+    """Compare the distribution of the token after each prompt with `base`, log-probabilities [prompts, vocabulary].
 
     `next-token/kl`: KL(base || live) in nats. `next-token/agreement`: share of prompts with the same top token. Only a
     batch of the live model's distributions is held at a time.

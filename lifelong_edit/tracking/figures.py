@@ -1,4 +1,4 @@
-"""A measured number: what it is a mean of, how sure it is, and why it is missing where it is."""
+"""A measured mean with its count and its uncertainty, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGMAS = 1.96  # of a normal distribution hold 95 %
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean over `count` things (requests, texts, questions); without a `value`, `reason` says why.
+    """A mean over `count` things (requests, texts, questions); where `value` is None, `reason` says why.
 
     `error` is the standard error of `value` over the things, `interval` holds the true mean with 95 % where that is
     not `value` +- 1.96 `error`. `each` has the values of the things in the order they were given in, None for a thing
@@ -30,7 +30,7 @@ class Figure:
 
 
 def mean_figure(each: Sequence[float | None], lacking: str) -> Figure:
-    """The mean over the things that have a value; `lacking` is the reason when none has."""
+    """Take the mean over the things that have a value; `lacking` is the reason when none has."""
     own = torch.tensor([value for value in each if value is not None], dtype=torch.float64)
     if not len(own):
         return Figure(None, 0, reason=lacking, each=tuple(each))

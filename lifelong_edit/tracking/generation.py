@@ -1,4 +1,4 @@
-"""What a model says when nobody forces its tokens, and how much it repeats itself."""
+"""Generate text freely, greedily or by sampling, and measure how much it repeats itself."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Choose = Callable[[list[int], Tensor, int], Tensor]  # numbers of rows, logits [
 
 
 def greedy(editable: EditableModel, prompts: Sequence[str], length: int, stop: int | None = None) -> list[str]:
-    """What follows every prompt, always the top token: `length` tokens, less where `stop` or the context ends it.
+    """Continue every prompt by its top tokens: `length` of them, fewer where the token `stop` or the context ends it.
 
-    The prompt is not part of it, nor is the token `stop`.
+    Neither the prompt nor the token `stop` is part of the text.
     """
     return _said(editable, prompts, length, lambda _rows, logits, _step: logits.argmax(-1), stop)
 
 
 def sampled(editable: EditableModel, prompts: Sequence[str], length: int, top: int, seed: int = 0) -> list[str]:
-    """What follows every prompt, each token drawn from the `top` most probable ones: `length` tokens.
+    """Continue every prompt by `length` tokens drawn from the `top` most probable ones, fewer where the context ends.
 
-    Less where the context ends. The draws are a function of the seed and the prompt, so a text does not depend on what
-    else is asked, and two models are given the same luck.
+    The draws are a function of seed and prompt: a text does not depend on what else is asked, and two models draw the
+    same random numbers.
     """
     luck = torch.stack([_luck(prompt, length, seed) for prompt in prompts]) if prompts else torch.empty(0, length)
 
@@ -76,7 +76,7 @@ def _said(editable: EditableModel, prompts: Sequence[str], length: int, choose: 
 
 
 def _equally_long(rows: list[list[int]], length: int) -> Iterator[list[int]]:
-    """Numbers of rows of one length each, so that none needs padding, within the budget with `length` tokens more."""
+    """Batch rows of equal length, which need no padding, so that they fit the budget when continued; gives numbers."""
     by_length = defaultdict(list)
     for number, row in enumerate(rows):
         by_length[len(row)].append(number)
@@ -93,7 +93,7 @@ def _continued(
     choose: Callable[[Tensor, int], Tensor],
     stop: int | None,
 ) -> Tensor:
-    """Token ids [B, at most length] that follow rows of one length; what a row has after `stop` means nothing."""
+    """Continue rows of one length: token ids [B, at most length]. What stands after `stop` in a row means nothing."""
     ids, cache = torch.tensor(rows, device=editable.device), whole_cache()
     said = ids[:, :0]
     for step in range(min(length, editable.context_length - len(rows[0]))):
@@ -106,6 +106,6 @@ def _continued(
 
 
 def _luck(prompt: str, length: int, seed: int) -> Tensor:
-    """Uniform numbers [length] that the prompt and the seed determine."""
+    """Draw uniform numbers [length] by a generator seeded with seed and prompt."""
     digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
     return torch.rand(length, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big")))

@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness on the live model, with task files of the user's own; an extra, `eval`."""
+"""Run EleutherAI's lm-evaluation-harness on the live model with the user's own task files; needs the extra `eval`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERIAL = "DISABLE_MULTIPROC"  # the harness would fork a process that holds a mo
 def measure_harness(
     editable: EditableModel, folder: Path, tasks: Sequence[str], batch_size: int = 8, limit: int | None = None
 ) -> dict[str, Figure]:
-    """`<task>/<metric>` for every metric of the named tasks, on at most `limit` questions of each.
+    """Run the named tasks on at most `limit` questions each, and give every metric as `<task>/<metric>`.
 
     A filter other than the harness's default is named behind a comma. The tasks are those of the YAML files under
     `folder` alone; nothing of the model is loaded again or changed. A task file is the user's program: it may name
@@ -54,7 +54,7 @@ def measure_harness(
 
 
 def _harness(folder: Path) -> tuple[Any, Any, Any]:
-    """The harness's evaluator, its models of transformers, and a manager of the folder's tasks."""
+    """Import the harness: its evaluator, its wrapper of transformers models, and a manager of the folder's tasks."""
     try:
         from lm_eval import evaluator
         from lm_eval.models import huggingface as models
@@ -85,7 +85,7 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def _number(value: Any) -> float | None:
-    """The value; None for what is no number, such as the harness's N/A or what a question adds to an F1."""
+    """The value as a float; None for what is no number, as the harness's N/A."""
     return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 

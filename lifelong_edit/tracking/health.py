@@ -16,7 +16,7 @@ RATE_WINDOW = 5  # readings the present rate is taken from
 
 
 class Band(IntEnum):
-    """How a stream fares; ordered from well to ill."""
+    """The colour of a vital sign, ordered from well to ill."""
 
     green = 0
     amber = 1
@@ -25,7 +25,7 @@ class Band(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """From `amber` on one should look, from `red` on one should stop."""
+    """The values of a sign from which it is amber (look) and red (stop)."""
 
     amber: float
     red: float
@@ -35,7 +35,7 @@ class Limit:
             raise RequestError(f"A limit needs 0 < amber <= red, not amber={self.amber}, red={self.red}.")
 
     def band(self, value: float) -> Band:
-        """Where the value lies; a value that is no number is red."""
+        """The band of a value; NaN is red."""
         if not value < self.red:
             return Band.red
         return Band.amber if value >= self.amber else Band.green
@@ -43,7 +43,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """The limits of every vital sign; see `SIGNS` for what each is.
+    """The limit of every vital sign; `SIGNS` says what each sign is.
 
     The defaults are for knowledge that goes before anything else does: on small models untouched facts are lost long
     before perplexity moves.
@@ -71,7 +71,7 @@ class HealthLimits:
         return cls(**{name: Limit(**limit) for name, limit in values.items()})
 
     def widened(self, noise: Mapping[str, float], factor: float = 3.0) -> HealthLimits:
-        """These limits, none of them within `factor` times the noise that was measured for its sign."""
+        """Raise each limit to at least `factor` times the noise that was measured for its sign."""
         return HealthLimits(
             **{
                 field.name: Limit(max(limit.amber, floor), max(limit.red, 2 * floor))
@@ -95,7 +95,7 @@ SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The vital signs that were measured when `facts` facts were active."""
+    """The vital signs as they were measured when `facts` facts were active."""
 
     facts: int
     signs: Mapping[str, float]
@@ -103,7 +103,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One vital sign: its newest value, its band, and how many edits it takes to red at the present rate.
+    """A vital sign now: its newest value, its band, and how many more edits turn it red at the present rate.
 
     `edits_left` is None where the sign does not grow or was read only once.
     """
@@ -117,7 +117,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Every sign of the newest reading that has it, the worst first."""
+    """All vital signs, each by the newest reading that has it, the worst first."""
 
     signs: tuple[Sign, ...]
 
@@ -133,7 +133,7 @@ class Health:
 
 
 def judge(readings: Sequence[Reading], limits: HealthLimits) -> Health:
-    """The health after the last of these readings, which are in time."""
+    """Judge readings, oldest first, against the limits."""
     signs = []
     for field in fields(limits):
         limit = getattr(limits, field.name)
@@ -145,7 +145,7 @@ def judge(readings: Sequence[Reading], limits: HealthLimits) -> Health:
 
 
 def _edits_left(own: Sequence[tuple[int, float]], red: float) -> int | None:
-    """(red - newest value) / growth per fact over the window."""
+    """Extrapolate a sign to its red limit: (red - newest value) / growth per fact over the last readings."""
     (first, before), (last, value) = own[0], own[-1]
     if last <= first or not value > before:
         return None

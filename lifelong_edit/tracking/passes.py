@@ -1,4 +1,4 @@
-"""Forward passes over many rows of tokens: batched by a budget of tokens, the head at the wanted places only."""
+"""Run forward passes over many rows of tokens: batched by a budget of tokens, with logits only where wanted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = Sequence[int]
 
 
 def fitting(ids: list[int], text: str, longest: int) -> list[int]:
-    """The ids of `text`, if there are some and no more than `longest`; else a `RequestError`."""
+    """Give the ids of `text` back; `RequestError` when there are none, or more than `longest`."""
     if not 1 <= len(ids) <= longest:
         raise RequestError(
             f"{text[:60]!r} has {len(ids)} tokens, the model takes 1 to {longest}. Give a text that fits."
@@ -29,10 +29,10 @@ def fitting(ids: list[int], text: str, longest: int) -> list[int]:
 def predictions(
     model: PreTrainedModel, rows: Sequence[Row], firsts: Sequence[int]
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For every row of token ids, in no fixed order: its number and, for its tokens from `first` on (at least 1), the
-    log-probability (nats, float32) and whether it is the top token, both [tokens] on the CPU.
+    """Score the tokens of every row from position `first` (at least 1) on, teacher-forced.
 
-    The answer does not depend on the batching.
+    Yields, in no fixed order, a row's number, its tokens' log-probabilities (nats, float32) and whether each is the top
+    token, both [tokens] on the CPU. They do not depend on the batching.
     """
     for numbers in _batches(rows):
         ids, mask = _padded([rows[number] for number in numbers])
@@ -50,9 +50,9 @@ def predictions(
 
 @torch.no_grad()
 def next_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[list[int], Tensor]]:
-    """Batch by batch, the numbers of its rows and the log-probabilities [rows, vocabulary] of what follows them.
+    """Predict the token after every row: yields batches of row numbers with log-probabilities [rows, vocabulary].
 
-    In nats and float32, on the CPU.
+    Log-probabilities are in nats, float32, on the CPU.
     """
     for numbers in _batches(rows):
         ids, mask = _padded([rows[number] for number in numbers])
@@ -61,7 +61,7 @@ def next_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[l
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Numbers of rows, the longest first, so many that they fill the budget when padded."""
+    """Batch the rows, the longest first, so that a padded batch fills the budget; gives row numbers."""
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
     while order:
         size = max(1, TOKENS_PER_BATCH // len(rows[order[0]]))
@@ -70,14 +70,14 @@ def _batches(rows: Sequence[Row]) -> Iterator[list[int]]:
 
 
 def _padded(rows: list[Row]) -> tuple[Tensor, Tensor]:
-    """Ids and mask [B, T], padded on the right."""
+    """Pad rows on the right: ids and mask [B, T]."""
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
 
 
 def _logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Float32 logits [M, vocabulary] at the places (row[m], column[m]) of a batch [B, T]."""
+    """Compute float32 logits [M, vocabulary] at the places (row[m], column[m]) of a batch [B, T]."""
     device = model.device
     row, column = row.to(device), column.to(device)
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Retention: how the facts of every batch fare as later ones come, read from measurements of single facts.
+"""Retention: how well the facts of every batch are kept as later ones come, from scores of single facts over time.
 
 Facts that an entry wrote together are a cohort, named by the seq of the entry. A measurement is of a fact that was
 active then; superseded and reverted facts are not measured, so they do not count.
@@ -12,8 +12,8 @@ from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One fact's score after entry `seq`; `cohort` is the seq of the entry that wrote it."""
+class FactScore:
+    """The score of one fact, measured after entry `seq`; `cohort` is the seq of the entry that wrote the fact."""
 
     seq: int
     cohort: int
@@ -22,8 +22,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """Facts that were learnt (said right after their edit) and how many were not said at a later measurement.
+class ForgettingPoint:
+    """A point of the forgetting curve: how many facts were learnt (said after their edit), how many forgotten since.
 
     After entry `seq`: `learnt` and `forgotten` so far. A fact that was forgotten once stays counted, as in Gupta et al.
     (arXiv 2401.07453); their curve is `forgotten / learnt`.
@@ -41,15 +41,15 @@ class Forgotten:
 
 @dataclass(frozen=True)
 class RetentionMatrix:
-    """Mean scores by (cohort, seq), over the facts of the cohort that were measured then."""
+    """Mean scores of cohorts over time, by (cohort, seq); means are over the cohort's facts that were measured then."""
 
     cohorts: tuple[int, ...]
     seqs: tuple[int, ...]
     values: Mapping[tuple[int, int], float]
 
     @classmethod
-    def of(cls, measured: Iterable[Measured]) -> RetentionMatrix:
-        """The matrix of these measurements."""
+    def of(cls, measured: Iterable[FactScore]) -> RetentionMatrix:
+        """Build the matrix from scores of single facts."""
         cells: dict[tuple[int, int], list[float]] = {}
         for one in measured:
             cells.setdefault((one.cohort, one.seq), []).append(one.value)
@@ -57,7 +57,7 @@ class RetentionMatrix:
         return cls(tuple(sorted(cohorts)), tuple(sorted(seqs)), {cell: fmean(own) for cell, own in cells.items()})
 
     def curve(self, cohort: int) -> list[tuple[int, float]]:
-        """(seq, score) of one cohort, in time."""
+        """The scores of one cohort over time, as (seq, score)."""
         return [(seq, self.values[cohort, seq]) for seq in self.seqs if (cohort, seq) in self.values]
 
     def at_apply(self, cohort: int) -> float | None:
@@ -90,16 +90,16 @@ class RetentionMatrix:
         return [self.curve(cohort) for cohort in self.cohorts]
 
 
-def series(measured: Iterable[Measured]) -> dict[str, list[Measured]]:
-    """Every fact's measurements in time."""
-    by_fact: dict[str, list[Measured]] = {}
+def series(measured: Iterable[FactScore]) -> dict[str, list[FactScore]]:
+    """Group the scores by fact, oldest first."""
+    by_fact: dict[str, list[FactScore]] = {}
     for one in sorted(measured, key=lambda m: m.seq):
         by_fact.setdefault(one.fact, []).append(one)
     return by_fact
 
 
-def first_forgotten(measured: Sequence[Measured]) -> dict[str, int]:
-    """To every fact that was said right after its edit and not at a later measurement the seq of the first such."""
+def first_forgotten(measured: Sequence[FactScore]) -> dict[str, int]:
+    """Find when each forgotten fact was first not said: fact -> seq. Only facts said right after their edit count."""
     found = {}
     for fact, own in series(measured).items():
         if _learnt(own):
@@ -109,20 +109,20 @@ def first_forgotten(measured: Sequence[Measured]) -> dict[str, int]:
     return found
 
 
-def recovered(measured: Sequence[Measured]) -> list[str]:
-    """The facts that were forgotten once and are said again at their newest measurement."""
+def recovered(measured: Sequence[FactScore]) -> list[str]:
+    """Find the facts that were forgotten once and are said again at their newest measurement."""
     by_fact = series(measured)
     return [fact for fact in first_forgotten(measured) if by_fact[fact][-1].value >= 0.5]
 
 
-def forgetting_curve(measured: Sequence[Measured]) -> list[Forgotten]:
-    """How many of the facts learnt so far were forgotten, at every seq that has measurements."""
+def forgetting_curve(measured: Sequence[FactScore]) -> list[ForgettingPoint]:
+    """Count learnt and forgotten facts at every seq that has measurements."""
     first, by_fact = first_forgotten(measured), series(measured)
     learnt = [own[0].cohort for own in by_fact.values() if _learnt(own)]
     seqs = sorted({one.seq for one in measured})
-    return [Forgotten(s, sum(c <= s for c in learnt), sum(f <= s for f in first.values())) for s in seqs]
+    return [ForgettingPoint(s, sum(c <= s for c in learnt), sum(f <= s for f in first.values())) for s in seqs]
 
 
-def _learnt(own: Sequence[Measured]) -> bool:
+def _learnt(own: Sequence[FactScore]) -> bool:
     """Whether a fact's first measurement is right after its edit, and it was said then."""
     return own[0].seq == own[0].cohort and own[0].value >= 0.5

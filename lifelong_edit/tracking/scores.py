@@ -1,6 +1,6 @@
-"""What a model answers, scored: the metrics of a batch of edits by name, as the field defines them.
+"""Score what a model answers: the field's metrics of a batch of edits, by name.
 
-A metric's name is what is asked, a slash, and the protocol: `rewrite/prob` is CounterFact's ES, and SHORT_NAMES has
+A metric's name is the set of prompts, a slash, and the protocol: `rewrite/prob` is CounterFact's ES, SHORT_NAMES has
 more of them; zsRE's efficacy, generality and specificity are the `token-accuracy` of `rewrite`, `paraphrase` and
 `attribute`, where its locality question stands. Comparisons (`prob`) have a chance floor of one half, so a broken model
 looks half fine there; teacher forcing (all protocols but `greedy` and the entropies) hides that a model cannot say what
@@ -27,12 +27,12 @@ from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from lifelong_edit.tracking.passes import fitting, predictions
 
 SAID_TOKENS, FLUENCY_TOKENS, TOP = 50, 100, 5
-Pair = tuple[str, str]  # prompt, target
+Question = tuple[str, str]  # prompt, target
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`nll`: mean negative log-probability of the target's tokens (nats); `accuracy`: share that is the top token."""
+    """How a model takes a target: mean negative log-probability of its tokens (`nll`, nats), share of top tokens."""
 
     nll: float
     accuracy: float
@@ -74,15 +74,15 @@ SHORT_NAMES = {
 
 
 def score_edits(editable: EditableModel, requests: Sequence[EditRequest]) -> EditScores:
-    """The figures of `requests` on the live model; every prompt and target is run once."""
+    """Score `requests` on the live model; every prompt and target is run once."""
     figures = measure(editable, requests, SHORT_NAMES.values())
     return EditScores(**{short: figures[name].value for short, name in SHORT_NAMES.items()})
 
 
 def score_continuations(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Question]
 ) -> list[Score]:
-    """A `Score` for every (prompt, target), the target following the prompt after one blank.
+    """Score every (prompt, target); the target follows the prompt after one blank.
 
     Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262). Raises
     `RequestError` for a pair that does not fit into the model's context.
@@ -97,16 +97,16 @@ def score_continuations(
     return [scores[number] for number in range(len(pairs))]
 
 
-def argmax_rate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> float:
-    """Share of `pairs` whose target's tokens are all the model's first choice."""
+def argmax_rate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Question]) -> float:
+    """The share of `pairs` whose target's tokens are all the model's first choice."""
     if not pairs:
         raise RequestError("There is nothing to score. Give at least one prompt with its answer.")
     return fmean(score.argmax for score in score_continuations(model, tokenizer, pairs))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Prompts of a request, each with its answers: the wanted one first, then the one it competes with."""
+class PromptSet:
+    """Which prompts of a request are asked, each with its answers: the wanted one, then the one it competes with."""
 
     needs: tuple[str, ...]  # what a request must have
     cases: Callable[[EditRequest], list[tuple[str, tuple[str, ...]]]]
@@ -114,36 +114,36 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a prompt is asked and judged: `run` answers distinct (prompt, target) pairs, `read` makes a value of them.
+    """How a prompt is judged: `run` asks distinct (prompt, target) pairs, `read` makes a value of the results.
 
     `answers` is how many of a prompt's answers are asked about; with none the prompt is asked with an empty target.
     """
 
     answers: int
-    run: Callable[[EditableModel, Sequence[Pair]], Sequence[Any]]
+    run: Callable[[EditableModel, Sequence[Question]], Sequence[Any]]
     read: Callable[..., float]
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A value of a request: the mean over the prompts of a place."""
+class EditMetric:
+    """A metric of one request: the mean of a protocol's values over a set of its prompts."""
 
-    place: Place
+    prompts: PromptSet
     protocol: Protocol
 
     @property
     def lacking(self) -> str:
         """Why there is no value when no request has what the metric needs."""
         rival = ("a true target",) if self.protocol.answers == 2 else ()
-        return f"No request has {' and '.join(dict.fromkeys((*self.place.needs, *rival)))}."
+        return f"No request has {' and '.join(dict.fromkeys((*self.prompts.needs, *rival)))}."
 
-    def asks(self, request: EditRequest) -> list[tuple[Pair, ...]]:
+    def asks(self, request: EditRequest) -> list[tuple[Question, ...]]:
         """The pairs to be answered for each prompt; a prompt with too few answers is left out."""
         count = self.protocol.answers
-        cases = [(prompt, answers[:count]) for prompt, answers in self.place.cases(request) if len(answers) >= count]
+        cases = [(prompt, answers[:count]) for prompt, answers in self.prompts.cases(request) if len(answers) >= count]
         return [tuple((prompt, answer) for answer in answers or ("",)) for prompt, answers in cases]
 
-    def value(self, request: EditRequest, answered: dict[Pair, Any]) -> float | None:
+    def value(self, request: EditRequest, answered: dict[Question, Any]) -> float | None:
         """The request's value; None when it lacks what is needed."""
         values = [self.protocol.read(*(answered[pair] for pair in pairs)) for pairs in self.asks(request)]
         return fmean(values) if values else None
@@ -153,33 +153,33 @@ def _targets(request: EditRequest) -> tuple[str, ...]:
     return (request.target_new,) if request.target_true is None else (request.target_new, request.target_true)
 
 
-def _forced(editable: EditableModel, pairs: Sequence[Pair]) -> list[Score]:
+def _forced(editable: EditableModel, pairs: Sequence[Question]) -> list[Score]:
     return score_continuations(editable.model, editable.tokenizer, pairs)
 
 
-def _contained(editable: EditableModel, pairs: Sequence[Pair]) -> list[bool]:
+def _contained(editable: EditableModel, pairs: Sequence[Question]) -> list[bool]:
     prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
     said = dict(zip(prompts, greedy(editable, prompts, SAID_TOKENS, editable.tokenizer.eos_token_id), strict=True))
     return [target.strip() in said[prompt] for prompt, target in pairs]
 
 
-def _greedy_entropies(editable: EditableModel, pairs: Sequence[Pair]) -> list[float]:
+def _greedy_entropies(editable: EditableModel, pairs: Sequence[Question]) -> list[float]:
     return [n_gram_entropy(text) for text in greedy(editable, [prompt for prompt, _ in pairs], FLUENCY_TOKENS)]
 
 
-def _sampled_entropies(editable: EditableModel, pairs: Sequence[Pair]) -> list[float]:
+def _sampled_entropies(editable: EditableModel, pairs: Sequence[Question]) -> list[float]:
     return [n_gram_entropy(text) for text in sampled(editable, [prompt for prompt, _ in pairs], FLUENCY_TOKENS, TOP)]
 
 
-PLACES = {
-    "rewrite": Place((), lambda r: [(r.question, _targets(r))]),
-    "paraphrase": Place(("paraphrase prompts",), lambda r: [(p, _targets(r)) for p in r.paraphrase_prompts]),
-    "neighbourhood": Place(
+PROMPT_SETS = {
+    "rewrite": PromptSet((), lambda r: [(r.question, _targets(r))]),
+    "paraphrase": PromptSet(("paraphrase prompts",), lambda r: [(p, _targets(r)) for p in r.paraphrase_prompts]),
+    "neighbourhood": PromptSet(
         ("neighbourhood prompts", "a true target"),
         lambda r: [(p, _targets(r)[::-1]) for p in r.neighborhood_prompts if r.target_true is not None],
     ),
-    "attribute": Place(("attribute prompts",), lambda r: [(p, (answer,)) for p, answer in r.attribute_prompts]),
-    "generation": Place(("generation prompts",), lambda r: [(p, ()) for p in r.generation_prompts]),
+    "attribute": PromptSet(("attribute prompts",), lambda r: [(p, (answer,)) for p, answer in r.attribute_prompts]),
+    "generation": PromptSet(("generation prompts",), lambda r: [(p, ()) for p in r.generation_prompts]),
 }
 PROTOCOLS = {
     "prob": Protocol(2, _forced, lambda wanted, other: float(wanted.nll < other.nll)),
@@ -191,27 +191,27 @@ PROTOCOLS = {
     "top-5-entropy": Protocol(0, _sampled_entropies, float),
 }
 METRICS = {
-    f"{place}/{protocol}": Metric(PLACES[place], PROTOCOLS[protocol])
-    for places, protocols in (
+    f"{prompts}/{protocol}": EditMetric(PROMPT_SETS[prompts], PROTOCOLS[protocol])
+    for prompt_sets, protocols in (
         (("rewrite", "paraphrase", "neighbourhood"), ("prob", "magnitude")),
         (("rewrite", "paraphrase", "neighbourhood", "attribute"), ("argmax", "token-accuracy", "greedy")),
         (("generation",), ("greedy-entropy", "top-5-entropy")),
     )
-    for place in places
+    for prompts in prompt_sets
     for protocol in protocols
 }
 HARMONIC, COMPARED = "harmonic/prob", ("rewrite/prob", "paraphrase/prob", "neighbourhood/prob")
 
 
 def measure(editable: EditableModel, requests: Sequence[EditRequest], names: Iterable[str]) -> dict[str, Figure]:
-    """The figures of `requests` on the live model, by name: those of METRICS and HARMONIC.
+    """Measure the named metrics (of METRICS and HARMONIC) of `requests` on the live model.
 
     Everything distinct is asked once, whatever number of metrics reads it. Raises `RequestError` for a name that is not
     known.
     """
     names = list(dict.fromkeys(names))
     metrics = {n: _metric(n) for name in names for n in (COMPARED if name == HARMONIC else (name,))}
-    answered: dict[Any, dict[Pair, Any]] = {}
+    answered: dict[Any, dict[Question, Any]] = {}
     for run in dict.fromkeys(metric.protocol.run for metric in metrics.values()):
         own = [metric for metric in metrics.values() if metric.protocol.run is run]
         pairs = [pair for m in own for request in requests for group in m.asks(request) for pair in group]
@@ -224,7 +224,7 @@ def measure(editable: EditableModel, requests: Sequence[EditRequest], names: Ite
     return {name: _harmonic(figures) if name == HARMONIC else figures[name] for name in names}
 
 
-def _metric(name: str) -> Metric:
+def _metric(name: str) -> EditMetric:
     if name not in METRICS:
         near = get_close_matches(name, [*METRICS, HARMONIC], n=1, cutoff=0)
         raise RequestError(f"There is no metric {name[:60]!r}. The nearest name is {near[0]!r}.")
@@ -232,7 +232,7 @@ def _metric(name: str) -> Metric:
 
 
 def _harmonic(figures: dict[str, Figure]) -> Figure:
-    """The published S, over the means of the three comparisons; 0 when one of them is."""
+    """CounterFact's S: the harmonic mean of the means of the three comparisons; 0 when one of them is."""
     values = []
     for part in (figures[name] for name in COMPARED):
         if part.value is None:

@@ -1,4 +1,4 @@
-"""Downstream tasks given as questions with one answer each: the bundled world's own, or any list."""
+"""Measure downstream tasks that are questions with one answer each: the bundled world's, or any list."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.figures import Figure, mean_figure
-from lifelong_edit.tracking.scores import Pair, score_continuations
+from lifelong_edit.tracking.scores import Question, score_continuations
 
 
-def measure_tasks(editable: EditableModel, tasks: Mapping[str, Sequence[Pair]]) -> dict[str, Figure]:
-    """`<task>/argmax` for every task: the share of its (prompt, answer) pairs whose answer is the first choice.
+def measure_tasks(editable: EditableModel, tasks: Mapping[str, Sequence[Question]]) -> dict[str, Figure]:
+    """Give `<task>/argmax` for every task: the share of its (prompt, answer) pairs whose answer is the first choice.
 
     All tokens of the answer must be, teacher-forced. The count is that of distinct pairs: asking one twice is no
     further evidence.

@@ -19,7 +19,7 @@ from lifelong_edit.model.subject import encode, tokens
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Mean probability of the target's first token: clean, with blurred subjects, and with one state restored.
+    """Mean probabilities of the target's first token: clean, with blurred subjects, and with one hidden state restored.
 
     The restored states are outputs of block 0, 1, ...: at the subject's last token and at the prompt's last token.
     """
@@ -30,7 +30,7 @@ class Trace:
     prompt_last: tuple[float, ...]
 
     def recovered(self) -> tuple[list[float], list[float]]:
-        """Restored over clean probability to each layer: at the subject's last token, at the prompt's last token."""
+        """Restored over clean probability, by layer: at the subject's last token, and at the prompt's last token."""
         return [p / self.clean for p in self.subject_last], [p / self.clean for p in self.prompt_last]
 
 
@@ -66,7 +66,7 @@ def causal_trace(
 
 
 def _restored(editable: EditableModel, fact: _Fact, noise: Tensor, layer: int) -> Tensor:
-    """Probabilities [4] of the target: clean, blurred, and blurred with the state after `layer` restored at two places.
+    """Compute the target's probabilities [4]: clean, blurred, and blurred with the state after `layer` restored, twice.
 
     One pass over 1 + 3 n rows, n = len(noise): the clean one, then n of each kind.
     """

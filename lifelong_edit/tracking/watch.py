@@ -1,4 +1,4 @@
-"""What a stream of edits is to leave alone: facts that the base says, and texts as it would write them."""
+"""A watch: facts and texts that edits are to leave alone, and what the base makes of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOST = 1e9  # how a perplexity that is no number any more, or infinite, grew
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """`facts` are (prompt, answer) pairs that nobody edits; `texts` are held-out text that no edit is about."""
+    """What edits are to leave alone: `facts` are (prompt, answer) pairs, `texts` held-out texts."""
 
     facts: tuple[tuple[str, str], ...] = ()
     texts: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A watch with what the base made of it: which facts it said, and the perplexity of the texts, if there are any."""
+    """A watch with the base's results: which facts it says, and its perplexity of the texts (None without texts)."""
 
     watch: Watch
     said: tuple[bool, ...]
@@ -39,7 +39,7 @@ class Watched:
 
     @classmethod
     def on_base(cls, editable: EditableModel, watch: Watch) -> Watched:
-        """Measured on the live model, which is the base; `RequestError` when it says none of the facts."""
+        """Ask the base, which must be the live model; `RequestError` when it says none of the facts."""
         said = _said(editable, watch)
         if watch.facts and not any(said):
             raise RequestError("The base says none of the watched facts, so none can be lost. Watch facts it knows.")
@@ -48,11 +48,11 @@ class Watched:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Where the next token is compared with the base's: the watched facts' prompts."""
+        """The watched facts' prompts, after which the next token is compared with the base's."""
         return tuple(prompt for prompt, _ in self.watch.facts)
 
     def signs(self, editable: EditableModel) -> dict[str, float]:
-        """The vital signs `recall` and `perplexity` (see `health.SIGNS`) of the live model, those that can be had."""
+        """Measure the live model's vital signs `recall` (with facts) and `perplexity` (with texts); see `SIGNS`."""
         signs = {}
         if any(self.said):
             kept = [now for now, base in zip(_said(editable, self.watch), self.said, strict=True) if base]

@@ -15,8 +15,8 @@ from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.budget import Budget
 from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.report.gather import gather
 from lifelong_edit.report.page import PARTS, render, write_report
+from lifelong_edit.report.story import story_of
 from lifelong_edit.tracking.health import SIGNS
 from tests.engine.change.test_budget import ANYTHING
 from tests.engine.editors import edited, lived_in
@@ -69,7 +69,7 @@ def column(page: Any, number: int) -> list[str]:
 
 
 def test_what_is_gathered_is_what_ledger_and_reader_say(editor: LifelongEditor) -> None:
-    story, entries = gather(editor, "store", deep=True), editor.history()
+    story, entries = story_of(editor, "store", deep=True), editor.history()
     assert story.head == editor.head.digest and [moment.seq for moment in story.moments] == list(range(len(entries)))
     assert story.matrix == editor.retention() and sum(story.counts.values()) == len(editor.facts())
     risks, residuals = editor.risks(), editor.residuals()
@@ -89,7 +89,7 @@ def test_what_is_gathered_is_what_ledger_and_reader_say(editor: LifelongEditor) 
 @pytest.mark.parametrize("memory", ["joint", "batch"])
 def test_an_empty_store_says_what_would_fill_its_parts(tmp_path: Path, memory: str) -> None:
     with edited(tmp_path / "store", (), memory=memory) as editor:
-        text = render(gather(editor, "store", deep=False), deep=False)
+        text = render(story_of(editor, "store", deep=False), deep=False)
     for _, title, _, empty in PARTS:
         assert title in text and empty in text
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lifelong_edit.tracking.retention import (
-    Forgotten,
-    Measured,
+    FactScore,
+    ForgettingPoint,
     RetentionMatrix,
     first_forgotten,
     forgetting_curve,
@@ -13,9 +13,9 @@ from lifelong_edit.tracking.retention import (
 
 # Two cohorts of two facts, written by entries 1 and 3; measured after 1, 3 and 5.
 MEASURED = [
-    Measured(1, 1, "a", 1.0), Measured(1, 1, "b", 1.0),
-    Measured(3, 1, "a", 0.0), Measured(3, 1, "b", 1.0), Measured(3, 3, "c", 1.0), Measured(3, 3, "d", 0.0),
-    Measured(5, 1, "a", 1.0), Measured(5, 1, "b", 0.0), Measured(5, 3, "c", 0.0), Measured(5, 3, "d", 0.0),
+    FactScore(1, 1, "a", 1.0), FactScore(1, 1, "b", 1.0),
+    FactScore(3, 1, "a", 0.0), FactScore(3, 1, "b", 1.0), FactScore(3, 3, "c", 1.0), FactScore(3, 3, "d", 0.0),
+    FactScore(5, 1, "a", 1.0), FactScore(5, 1, "b", 0.0), FactScore(5, 3, "c", 0.0), FactScore(5, 3, "d", 0.0),
 ]  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_average_retention_forgetting_and_half_life() -> None:
 
 def test_a_fact_that_was_never_learnt_is_not_forgotten() -> None:
     assert first_forgotten(MEASURED) == {"a": 3, "b": 5, "c": 5}
-    late = [Measured(5, 1, "late", 1.0), Measured(7, 1, "late", 0.0)]  # nobody looked right after its edit
+    late = [FactScore(5, 1, "late", 1.0), FactScore(7, 1, "late", 0.0)]  # nobody looked right after its edit
     assert first_forgotten(late) == {}
 
 
@@ -52,5 +52,5 @@ def test_what_is_said_again_has_recovered() -> None:
 
 def test_the_curve_counts_what_was_ever_forgotten() -> None:
     curve = forgetting_curve(MEASURED)
-    assert curve == [Forgotten(1, 2, 0), Forgotten(3, 3, 1), Forgotten(5, 3, 3)]
-    assert [point.share for point in curve] == [0.0, 1 / 3, 1.0] and Forgotten(0, 0, 0).share is None
+    assert curve == [ForgettingPoint(1, 2, 0), ForgettingPoint(3, 3, 1), ForgettingPoint(5, 3, 3)]
+    assert [point.share for point in curve] == [0.0, 1 / 3, 1.0] and ForgettingPoint(0, 0, 0).share is None

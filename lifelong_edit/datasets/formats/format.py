@@ -1,4 +1,4 @@
-"""What a format is: how its rows look, and what they say."""
+"""What a format is: the fields its rows are known by, and how a row is read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format of rows.
+    """How rows of one format are recognised and read.
 
-    `marks` are the paths that rows of it have, of `any_of` they have at least one: ``a`` is a field, ``a.b`` a field
-    of an object, ``a[].b`` one of the objects in a list, ``a[]`` a list. `fields` are the fields that are read;
-    `drafts` reads a row, and is told which of the `choices` is meant.
+    Rows are recognised by paths: they have all `marks`, and at least one of `any_of`. ``a`` is a field, ``a.b`` a field
+    of an object, ``a[].b`` a field of the objects in a list, ``a[]`` a list. `fields` are the fields that are read;
+    `drafts` reads the edits of a row by one of the `choices`, as zsRE's two targets.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Format:
     choices: tuple[str, ...] = ()
 
     def marks_in(self, paths: frozenset[str]) -> frozenset[str]:
-        """The marks found, none when one is lacking."""
+        """The marks among these paths; empty when one is lacking."""
         optional = self.any_of & paths
         return self.marks | optional if self.marks <= paths and (optional or not self.any_of) else frozenset()
 
 
 def paths_of(row: Fields) -> frozenset[str]:
-    """The paths of a row's fields that say something, two deep."""
+    """Collect the paths of a row's fields that are not null, two levels deep."""
     return frozenset(path for name, value in row.items() if value is not None for path in _paths(name, value))
 
 

@@ -34,7 +34,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
 
 
 def _listed(row: Fields, name: str) -> Any:
-    """The field, a cell that holds a JSON list as that list."""
+    """The field's value; a CSV cell that holds a JSON list is parsed."""
     value = row.get(name)
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:

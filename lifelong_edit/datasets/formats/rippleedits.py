@@ -52,7 +52,7 @@ def _sentence(fact: dict[str, Any]) -> str:
 
 
 def _queries(row: Fields, names: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The test queries of some criteria, each with its first answer."""
+    """Collect the test queries of some criteria as (prompt, first answer)."""
     for test in (test for name in names for test in items(row, name) if isinstance(test, dict)):
         for query in items(test, "test_queries"):
             answers = query.get("answers") if isinstance(query, dict) else None
@@ -61,7 +61,7 @@ def _queries(row: Fields, names: tuple[str, ...]) -> Iterator[tuple[dict[str, An
 
 
 def _answer(row: Fields, edit: dict[str, Any], sentence: str) -> str | None:
-    """The longest answer that names the edit's target and ends its sentence."""
+    """Find the edit's target: the longest answer for its `target_id` that ends the sentence."""
     named = (said for query, said in _queries(row, CRITERIA) if query.get("target_ids") == [edit.get("target_id")])
     return max((said for said in named if said and sentence.endswith(f" {said}")), key=len, default=None)
 

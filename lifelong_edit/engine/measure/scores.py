@@ -15,7 +15,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.store import EDITS, Entry, FactLife, History
 from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.tracking.figures import Figure
-from lifelong_edit.tracking.retention import Measured
+from lifelong_edit.tracking.retention import FactScore
 from lifelong_edit.tracking.scores import measure, score_continuations
 
 EFFICACY = "rewrite/argmax"
@@ -75,7 +75,7 @@ def scores_body(facts: Sequence[FactLife], figures: Mapping[str, Figure]) -> dic
     return {"scores": scores, "retention": [row for name in scores for row in _rows(facts, name, scores[name])]}
 
 
-def measurements(entries: Iterable[Entry], metric: str) -> Iterator[Measured]:
+def measurements(entries: Iterable[Entry], metric: str) -> Iterator[FactScore]:
     """Every score of `metric` in the ledger: those taken at the edit, and later ones."""
     cohorts: dict[str, int] = {}
     for entry in entries:
@@ -83,7 +83,7 @@ def measurements(entries: Iterable[Entry], metric: str) -> Iterator[Measured]:
             cohorts |= {fact["id"]: entry.seq for fact in added_facts(entry.body)}
         for id, value in entry.body.get("scores", {}).get(metric, {}).items():
             if value is not None:
-                yield Measured(entry.seq, cohorts[id], id, value)
+                yield FactScore(entry.seq, cohorts[id], id, value)
 
 
 def _rows(facts: Sequence[FactLife], metric: str, scores: Mapping[str, float | None]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A database to browse a store's history with Datasette: flat tables made from the ledger, which stays untouched."""
+"""Write a store's history as flat tables to browse with Datasette; the ledger itself stays untouched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 def write_browsable(entries: Sequence[Entry], path: Path) -> None:
     """Write the database that `metadata` describes to the new file `path`; raises as `new_file` does.
 
-    Every table is there, also when it is empty, and its columns have the types that are told here, whatever comes.
+    Every table exists, also when it is empty, with columns of declared types.
     """
     history = History.of(entries)
     rows: Mapping[str, Iterable[Row]] = {
@@ -41,7 +41,7 @@ def write_browsable(entries: Sequence[Entry], path: Path) -> None:
 
 
 def metadata(store: str, head: str, name: str = NAME) -> Row:
-    """What Datasette shows beside the tables, and the queries it offers; `name` is the database's file without .db."""
+    """Describe tables and ready-made queries for Datasette; `name` is the database's file without .db."""
     tables = {
         table: {"description": about, "columns": columns, **({"sort_desc": sort} if sort else {})}
         for table, (about, columns, sort) in TABLES.items()

@@ -1,4 +1,4 @@
-"""What a report tells of a store, as plain values: from the ledger, and with a model from stored keys and values."""
+"""Collect what a report tells of a store as plain values: from the ledger, and with a model from stored keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lifelong_edit.engine.measure.scores import EFFICACY, measurements
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.store.bodies import WeightTelemetry
 from lifelong_edit.tracking.health import HealthLimits
-from lifelong_edit.tracking.retention import Forgotten, Measured, RetentionMatrix, forgetting_curve, series
+from lifelong_edit.tracking.retention import FactScore, ForgettingPoint, RetentionMatrix, forgetting_curve, series
 
 NAMED = 5  # subjects that a moment names
 OF_TELEMETRY: Mapping[str, Literal["preservation", "capacity", "relative_norm"]] = {
@@ -27,7 +27,7 @@ Curve = list[tuple[int, float]]  # seq, value
 
 @dataclass(frozen=True)
 class Moment:
-    """One entry of the ledger: who did what, when and why. `superseded` counts the facts that gave way."""
+    """An entry of the time line: who did what, when and why. `superseded` counts the facts that it superseded."""
 
     seq: int
     digest: str
@@ -42,7 +42,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class FactRow:
-    """A fact with its scores at its edit and at the newest measurement; risk and residual only where they were read."""
+    """A fact with its first and its newest score; risk and residual are None where they were not read."""
 
     id: str
     seq: int
@@ -58,7 +58,7 @@ class FactRow:
 
     @property
     def badness(self) -> tuple[bool, float]:
-        """What the worst facts are listed by: first those not said at the newest measurement, then by risk."""
+        """The key that sorts facts from bad to good: first those not said at the newest measurement, then by risk."""
         return (
             self.status == "active" and self.last is not None and self.last < 0.5,
             -math.inf if self.risk is None else self.risk,
@@ -67,7 +67,7 @@ class FactRow:
 
 @dataclass(frozen=True)
 class Story:
-    """Everything in a report. `signs` are vital signs, `drift` what `measure(drift=True)` found, both over seq."""
+    """The content of a report. `signs` are vital signs, `drift` what `measure(drift=True)` found, both over seq."""
 
     store: str
     head: str
@@ -76,7 +76,7 @@ class Story:
     settings: Mapping[str, Any]
     moments: Sequence[Moment]
     matrix: RetentionMatrix
-    forgotten: Sequence[Forgotten]
+    forgotten: Sequence[ForgettingPoint]
     signs: Mapping[str, Curve]
     limits: HealthLimits
     capacity: Mapping[str, float]
@@ -84,8 +84,8 @@ class Story:
     facts: Sequence[FactRow]
 
 
-def gather(reader: Reader, store: str, deep: bool) -> Story:
-    """The story of an open store; `deep` reads risks and residuals too, for which the reader needs its model."""
+def story_of(reader: Reader, store: str, deep: bool) -> Story:
+    """Collect the story of an open store; `deep` adds risks and residuals, for which the reader needs its model."""
     entries, facts = reader.history(), reader.facts()
     measured = list(measurements(entries, EFFICACY))
     risks, residuals = (reader.risks(), reader.residuals()) if deep else ({}, {})
@@ -124,7 +124,7 @@ def _moment(entry: Entry) -> Moment:
 
 
 def _signs(entries: Sequence[Entry]) -> dict[str, Curve]:
-    """To every sign its curve: of the weights at every change, of facts and texts where a budget read them."""
+    """Collect the curve of every sign: of weights at every change, of facts and texts where a budget read them."""
     curves: dict[str, dict[int, float]] = {}
     for entry in entries:
         read = entry.body.get("telemetry", {}).values()
@@ -147,7 +147,7 @@ def _drift(entries: Sequence[Entry]) -> dict[str, Curve]:
 
 
 def _capacity(entries: Sequence[Entry]) -> dict[str, float]:
-    """The share of its directions that facts take up, to every edited weight, at the newest entry that says it."""
+    """Find each edited weight's capacity at the newest entry that records it."""
     newest: Mapping[str, WeightTelemetry] = next(
         (e.body["telemetry"] for e in reversed(entries) if "telemetry" in e.body), {}
     )
@@ -157,7 +157,7 @@ def _capacity(entries: Sequence[Entry]) -> dict[str, float]:
 def _rows(
     entries: Sequence[Entry],
     facts: Mapping[str, FactLife],
-    measured: Mapping[str, Sequence[Measured]],
+    measured: Mapping[str, Sequence[FactScore]],
     risks: Mapping[str, float],
     residuals: Mapping[str, float],
 ) -> list[FactRow]:

@@ -14,7 +14,7 @@ from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.report.browse import NAME, QUERIES, TABLES, metadata, write_browsable
+from lifelong_edit.report.database import NAME, QUERIES, TABLES, metadata, write_browsable
 from lifelong_edit.report.trackers import numbers_of
 from lifelong_edit.store import Entry
 from tests.engine.editors import edited, lived_in
