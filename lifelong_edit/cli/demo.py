@@ -58,6 +58,7 @@ class Exam:
 def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> None:
     """Make both stores, stream the edits into them, and print scores, ledger and revert."""
     hide_loading_bars()
+    # Counterfactual edits of the bundled model's own world, and an exam that none of them is about.
     world, count = World.generate(BUNDLED_SEED), QUICK_EDITS if quick else EDITS
     requests = edit_requests(world, count, seed)
     facts, stories, questions = QUICK_EXAM if quick else EXAM
@@ -73,6 +74,7 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
     base = EditableModel.open(model, dtype=torch.float32)
     if not as_json:
         typer.echo(f"{count} edits in batches of {BATCH}, method memit. The stores are made in {folder}")
+    # The same stream by the default and by the published procedure, scored alike.
     rows = [["base", "all", *_figures(score_edits(base, requests)), *exam.drift(base)]]
     for settings in (DEFAULT, OTHER):
         name = f"{settings.memory.value}, {settings.targets}"

@@ -108,6 +108,7 @@ def show(
         tags = tags_of(seen.entries)
         document = {"digest": found.digest, "tags": tags.get(found.seq, []), "body": found.body}
         return print_result(as_json, document, _entry_text(seen, found))
+    # Only the answers need a model: each is asked of the state after its entry.
     life, residual = life_of(seen.entries, fact), None
     if answers:
         if model is None:

@@ -150,6 +150,7 @@ def summary(entry: Entry) -> str:
         beside = [name for name in ("drift", "noise") if name in body]
         told = [f"retention {kept:.3f} of {counted(facts, 'fact')}"] if figures or not beside else []
         return ", ".join([*told, *beside])
+    # Entries that write hold their requests, those that revert or restore hold ids.
     named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
     told = [f"{counted(len(named), 'fact')} {DONE[entry.kind]}"] if named else []
     others = [f"{len(ids)} {name}" for name in ("restored", "superseded") if (ids := ids_in(entry, name))]

@@ -140,6 +140,7 @@ def detect(rows: Iterable[Row], source: str) -> Format:
     """Find the format whose marks (paths of fields) these rows have; of two, the one with more marks."""
     paths = frozenset[str]().union(*(paths_of(row.raw) for row in rows if row.problem is None))
     found = {known: marks for known in DETECTED if (marks := known.marks_in(paths))}
+    # Rows of EasyEdit's CounterFact also have the marks of plain rows: the more specific format is meant.
     best = [known for known, marks in found.items() if not any(marks < other for other in found.values())]
     if len(best) == 1:
         return best[0]

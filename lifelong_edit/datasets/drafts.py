@@ -37,6 +37,7 @@ def request_of(draft: Draft) -> EditRequest:
 
     Blanks around subject, targets and answers are taken off, and ``{}`` is put where the subject stands.
     """
+    # Checked here and not by EditRequest alone, so that a rejection begins with a reason that can be counted.
     texts = {"prompt": draft.prompt, "subject": draft.subject, "target_new": target(draft.target_new)}
     for name, value in texts.items():
         if value is None or (isinstance(value, str) and not value.strip()):
@@ -49,6 +50,7 @@ def request_of(draft: Draft) -> EditRequest:
             raise RequestError(
                 f"{name} is too long: {len(value.strip())} characters, the limit is {LIMITS[name]}. Shorten it."
             )
+    # Data sets write targets with their leading blank and fill the subject in; requests have neither.
     subject, new = texts["subject"].strip(), texts["target_new"].strip()
     prompt, true = with_slot(texts["prompt"], subject), target(draft.target_true)
     try:
@@ -65,6 +67,7 @@ def request_of(draft: Draft) -> EditRequest:
         )
     except RequestError as error:
         raise RequestError(f"not a sound request: {error}") from None
+    # What is imported must be readable again as a line.
     if len(line_of(request)) > MAX_LINE:
         raise RequestError(f"too long for a line: over {MAX_LINE} bytes. Leave out some of the texts that measure it.")
     return request

@@ -80,6 +80,7 @@ def micro_batches(requests: Iterable[SourcedRequest], size: int) -> Iterator[lis
     batch: list[SourcedRequest] = []
     taken: set[object] = set()
     for sourced in requests:
+        # A later request about the same thing must see the earlier one committed, so the batch ends before it.
         own = {sourced.request.resolved_id(), sourced.request.statement}  # a text and a pair: never equal
         if taken & own:
             yield batch

@@ -61,6 +61,7 @@ def open_rows(path: str | Path) -> Iterator[Iterator[Row]]:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(f"{name}: it cannot be opened: {reason}. Give a file of edits.") from error
     with stream:
+        # The first byte tells an array from lines; it is peeked at, so that a pipe can be read too.
         with _reported(name):
             read = _csv_rows if kind == [".csv"] else _items if _begins_array(stream) else _lines
         text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")

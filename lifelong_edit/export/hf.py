@@ -48,6 +48,7 @@ def export_hf(
         _save(shown, folder)
         (folder / "README.md").write_text(model_card(reader, view), encoding="utf-8")
         (folder / EDITS).write_text(edits_jsonl(view), encoding="utf-8")
+        # Opened again before the folder gets its name: an export that is there is one that was compared.
         again = EditableModel.open(folder)
         if fingerprint(again) != fingerprint(shown):
             raise ModelError(f"What was written for {destination} is not the live model. Nothing was kept; try again.")

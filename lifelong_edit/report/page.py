@@ -52,6 +52,7 @@ def render(story: Story, deep: bool) -> str:
 
     from lifelong_edit.report.figures import figures
 
+    # Autoescape, and `finalize` for control characters: whoever wrote a reason is not trusted by its reader's browser.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
     environment.filters["figure"] = _figure
     template = environment.from_string(files("lifelong_edit.report").joinpath("page.html").read_text("utf-8"))

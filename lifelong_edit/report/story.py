@@ -128,6 +128,7 @@ def _signs(entries: Sequence[Entry]) -> dict[str, Curve]:
     curves: dict[str, dict[int, float]] = {}
     for entry in entries:
         read = entry.body.get("telemetry", {}).values()
+        # Of several edited weights the worst one is drawn.
         for sign, figure in OF_TELEMETRY.items():
             values = [value for one in read if (value := one.get(figure)) is not None]
             if values:

@@ -111,6 +111,7 @@ def _pooled_perplexity(losses: Sequence[Loss]) -> Figure:
         return Figure(None, count, reason=NOT_A_NUMBER)
     if count == 1 or math.isinf(value):
         return Figure(value, count)
+    # Tokens of one text are not independent: the error is that of a ratio of sums over texts.
     squares = math.fsum((loss - mean * length) ** 2 for loss, length in losses)
     error = math.sqrt(squares * count / (count - 1)) / sum(length for _, length in losses)
     return Figure(value, count, value * error, (_exp(mean - SIGMAS * error), _exp(mean + SIGMAS * error)))

@@ -67,6 +67,7 @@ def _said(editable: EditableModel, prompts: Sequence[str], length: int, choose: 
     longest = editable.context_length - 1
     rows = [passes.fitting(tokens(editable.tokenizer, p.rstrip())[0], p, longest) for p in prompts]
     texts = {}
+    # Rows of one length need no padding, so a continuation does not depend on what it is batched with.
     for numbers in _equally_long(rows, length):
         said = _continued(editable, [rows[number] for number in numbers], length, partial(choose, numbers), stop)
         for number, ids in zip(numbers, said.tolist(), strict=True):

@@ -73,6 +73,7 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
             metric, comma, filtered = name.partition(",")
             if not comma or metric.endswith("_stderr"):
                 continue
+            # A task of several filters gives each question once a filter.
             each = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample]
             figure = Figure(
                 value=_number(value),

@@ -35,6 +35,7 @@ def predictions(
     token, both [tokens] on the CPU. They do not depend on the batching.
     """
     for numbers in _batches(rows):
+        # Only positions before a wanted token get logits: the head over the vocabulary is most of a small model's cost.
         ids, mask = _padded([rows[number] for number in numbers])
         begins = torch.tensor([firsts[number] for number in numbers])
         wanted = (torch.arange(ids.shape[1])[None] >= begins[:, None]) & mask.bool()
@@ -43,6 +44,7 @@ def predictions(
         target = ids[row, column].to(predicted.device)
         log_probabilities = predicted.log_softmax(-1).gather(1, target[:, None])[:, 0].cpu()
         first_choice = (predicted.argmax(-1) == target).cpu() & ~log_probabilities.isnan()
+        # `nonzero` goes row by row, so each row's tokens are one slice of the flat results.
         ends = wanted.sum(1).cumsum(0).tolist()
         for number, begin, end in zip(numbers, [0, *ends], ends, strict=False):
             yield number, log_probabilities[begin:end], first_choice[begin:end]

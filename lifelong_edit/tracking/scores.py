@@ -211,6 +211,7 @@ def measure(editable: EditableModel, requests: Sequence[EditRequest], names: Ite
     """
     names = list(dict.fromkeys(names))
     metrics = {n: _metric(n) for name in names for n in (COMPARED if name == HARMONIC else (name,))}
+    # Metrics share questions: each distinct one is asked once a way of running it, whatever number of metrics reads it.
     answered: dict[Any, dict[Question, Any]] = {}
     for run in dict.fromkeys(metric.protocol.run for metric in metrics.values()):
         own = [metric for metric in metrics.values() if metric.protocol.run is run]

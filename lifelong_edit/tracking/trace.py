@@ -57,6 +57,7 @@ def causal_trace(
     subjects: list[Tensor] = [embeddings(fact.ids[fact.subject]).float() for fact in facts]  # each [subject, d]
     width = sigmas * torch.cat(subjects).std()
     generator = torch.Generator().manual_seed(seed)
+    # One noise for all layers: what differs between them is the restored state alone.
     rows = []
     for fact, own in zip(facts, subjects, strict=True):
         noise = torch.randn(samples, *own.shape, generator=generator).to(editable.device) * width
@@ -84,6 +85,7 @@ def _restored(editable: EditableModel, fact: _Fact, noise: Tensor, layer: int) -
             hidden[rows, place] = hidden[0, place]
         return hidden
 
+    # Row 0 is clean, and the clean state that the last 2 n rows are given is taken from it in the same pass.
     ids = fact.ids.repeat(1 + 3 * n, 1)
     every = torch.arange(len(ids), device=ids.device)
     embeddings: Any = editable.model.get_input_embeddings()

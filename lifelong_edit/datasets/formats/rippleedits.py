@@ -40,6 +40,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
             f"no target text: neither edit.target nor the answer to a query ends the sentence {sentence[:200]!r}. "
             "Add the text as edit.target."
         )
+    # The sentence without its target is the prompt; what the original sentence has there instead is the true target.
     start = sentence.removesuffix(new.strip())
     original = edit.get("original_fact")
     before = _sentence(original) if isinstance(original, dict) else ""
