@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
+from typing import cast
 
 import torch
 from tabulate import tabulate
@@ -38,10 +39,9 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.bodies import revert_body
-from lifelong_edit.engine.change.plan import Change, plan
-from lifelong_edit.engine.inspect.blast_radius import predicted
-from lifelong_edit.engine.state.layers import EditedLayer
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel.state import EditedLayer, KernelState
+from lifelong_edit.kinds.kernel.write import KernelChange
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.scores import Score, score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -62,17 +62,22 @@ class Written:
 
     @property
     def number(self) -> int:
-        return max(self.editor._session.head.layers)
+        return max(self.state.layers)
+
+    @property
+    def state(self) -> KernelState:
+        return cast(KernelState, self.editor.state)
 
     @property
     def layer(self) -> EditedLayer:
-        return self.editor._session.head.layers[self.number]
+        return self.state.layers[self.number]
 
-    def revert(self, request: EditRequest) -> tuple[Change, Tensor]:
+    def revert(self, request: EditRequest) -> tuple[KernelChange, Tensor]:
         """The revert of one fact, worked out, and the weight [d_out, d_in] it leads to."""
-        session = self.editor._session
-        change = plan(session, "revert", revert_body(session.head.history, [request.resolved_id()]))
-        return change, change.layers[self.number].weight
+        head = self.editor.standing
+        change = self.editor.kind.write(head, "revert", revert_body(head.history, [request.resolved_id()]))
+        own = cast(KernelChange, change)
+        return own, own.state.layers[self.number].weight
 
     def showing(self, weight: Tensor) -> AbstractContextManager[None]:
         """The live model has this weight, in this block."""
@@ -185,7 +190,7 @@ def recall(store: Written, stream: Requests, sample: Requests, untouched: Sequen
             *after, own = store.scores([*asked, original])
         recalled.append(own.argmax)
         changed.append(abs(fmean(b.argmax for b in before) - fmean(a.argmax for a in after)))
-        shifts = {shift.fact: shift.predicted for shift in predicted(store.editor._session, change).shifts}
+        shifts = {shift.fact: shift.predicted for shift in store.editor.foretold(change).shifts}
         foretold += [shifts[other.resolved_id()] for other in others]
         found += [abs(a.nll - b.nll) for a, b in zip(after, before, strict=True)]
     about = f"d  {len(sample)} reverts:"

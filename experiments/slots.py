@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from tabulate import tabulate
@@ -27,6 +28,7 @@ from lifelong_edit.editing.spread import LayerState, spread
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel.kernel import Kernel
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.scores import argmax_rate
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -95,9 +97,9 @@ def without_slots(model: Path, stream: Stream, settings: EditorSettings, method_
         tempfile.TemporaryDirectory() as folder,
         LifelongEditor.create(Path(folder) / "store", model, settings, dtype=torch.float32) as editor,
     ):
-        editable, session = editor.editable, editor._session
-        ((layer, state),) = session.head.layers.items()
-        ridge = method_ridge * session.metrics[layer].mean_key_mass
+        editable, kernel = editor.editable, cast(Kernel, editor.kind)
+        ((layer, state),) = kernel.base.layers.items()
+        ridge = method_ridge * kernel.metrics[layer].mean_key_mass
         pairs = [Pair.empty(*state.base.shape)]
 
         def place(_layer: int, columns: Columns) -> torch.Tensor:
@@ -107,7 +109,7 @@ def without_slots(model: Path, stream: Stream, settings: EditorSettings, method_
         for batch in batches([*stream.first, *stream.second], "no slots, batch, live"):
             delta = optimise_targets(editable, [[r] for r in batch], layer, editor.contexts, settings.target).delta
             ridges = torch.full((len(batch),), ridge, dtype=torch.float64)
-            before = LayerState(state.base, session.metrics[layer], Pair.concatenate(pairs), ridges, {})
+            before = LayerState(state.base, kernel.metrics[layer], Pair.concatenate(pairs), ridges, {})
             names = [request.subject for request in batch]
             spread(editable, batch, names, delta, False, {layer: before}, editor.contexts, place)
             editable.set_weight(layer, materialise(state.base, pairs))

@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.inspect.forgotten import _without
 from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.scores import score_continuations
@@ -115,9 +114,8 @@ def accused(editor: LifelongEditor, gone: list[str], rng: random.Random) -> Row:
         found = editor.forgotten(id)
         if len(found.suspects) > 1 and not found.said:
             other = rng.choice(found.suspects[1:]).seq
-            weights = {n: _without(layer, other) for n, layer in editor._session.head.layers.items()}
-            with editor.editable.rewritten(weights):
-                others += answer(editor.editable, editor.facts()[id].question).startswith(found.target)
+            with editor.kind.showing(editor.kind.without(editor.standing, seq=other)) as editable:
+                others += answer(editable, editor.facts()[id].question).startswith(found.target)
             named, tried = named + found.confirmed, tried + 1
     return {"accused": tried, "named": named, "others": others}
 

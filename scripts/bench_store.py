@@ -30,7 +30,6 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import Targets, optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.bodies import revert_body
-from lifelong_edit.engine.change.plan import plan
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -55,7 +54,7 @@ def random_targets(seed: int) -> Iterator[None]:
         delta = torch.randn(editable.shape(layer)[0], len(groups), generator=generator, dtype=torch.float64)
         return Targets(delta, (0.0,) * len(groups), (0,) * len(groups))
 
-    with patch("lifelong_edit.editing.edit.optimise_targets", drawn):
+    with patch("lifelong_edit.editing.spread.optimise_targets", drawn):
         yield
 
 
@@ -105,14 +104,15 @@ def measured(store: Path, editable: EditableModel, requests: Sequence[EditReques
 
 def reverted(editor: LifelongEditor, base: dict[int, torch.Tensor], requests: Sequence[EditRequest]) -> Row:
     """Seconds of single reverts spread over the ledger, which are taken back, each beside a batch's targets."""
-    session, ids = editor._session, list(editor.facts())
+    ids = list(editor.facts())
     layer, settings = max(base), editor.settings.target
     times: dict[str, list[float]] = {"its algebra": [], "revert": [], "targets of a batch": []}
     for start in range(0, REPEATS * BATCH, BATCH):
         id = ids[(2 * start + BATCH) * len(ids) // (2 * REPEATS * BATCH)]
         groups = [[request] for request in requests[start : start + BATCH]]
-        body = revert_body(session.head.history, [id])
-        times["its algebra"].append(seconds(partial(plan, session, "revert", body)))
+        head = editor.standing
+        body = revert_body(head.history, [id])
+        times["its algebra"].append(seconds(partial(editor.kind.write, head, "revert", body)))
         with editor.editable.rewritten(base):
             optimise = partial(optimise_targets, editor.editable, groups, layer, editor.contexts, settings)
             times["targets of a batch"].append(seconds(optimise))

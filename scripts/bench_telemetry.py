@@ -25,9 +25,9 @@ from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.telemetry import BaseSize, telemetry
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.second_moments import beside_model, read_moment
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
-from lifelong_edit.engine.state.second_moments import beside_model, read_moment
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.world.generator import BUNDLED_SEED, World

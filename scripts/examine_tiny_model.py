@@ -18,8 +18,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.cli.options import hide_loading_bars
+from lifelong_edit.editing.second_moments import beside_model, collected_moments
 from lifelong_edit.editing.statistics import StatisticsSettings
-from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint

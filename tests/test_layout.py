@@ -20,6 +20,7 @@ FLOORS = [
     {"model", "world"},
     {"editing"},
     {"tracking", "datasets"},
+    {"kinds"},
     {"engine"},
     {"export", "report"},
     {"cli"},
@@ -28,7 +29,7 @@ FLOORS = [
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # One idea a module: splitting one to be shorter costs the reader a file more for every question. These limits are for
 # what has grown past one idea without anybody looking.
-MODULE_LINES, FUNCTION_LINES = 400, 40
+MODULE_LINES, FUNCTION_LINES = 600, 60
 PACKAGE_MODULES = 12  # that lie in one folder, beside its __init__
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 INVERSES = {"inverse", "inv", "inv_ex", "pinv", "pinverse", "cholesky_inverse"}

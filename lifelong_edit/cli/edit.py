@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.options import open_store
 from lifelong_edit.cli.prepare import preview_replacement, preview_source
 from lifelong_edit.cli.text import (
     bar,
     commit_document,
     commit_line,
     commit_text,
-    facts_lines,
     json_line,
     print_line,
     print_result,
@@ -31,7 +29,6 @@ from lifelong_edit.datasets.jsonl import (
     source_name,
 )
 from lifelong_edit.errors import RequestError
-from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:
     from lifelong_edit.engine.change.budget import Budget
@@ -159,10 +156,7 @@ def protect(
     Example: lifelong-edit protect known.jsonl --model checkpoints/tiny-world
     """
     if dry_run:
-        with options.open_store(store) as seen:
-            if seen.entries[0].body["config"]["memory"] != "joint":
-                raise RequestError("Protection needs a store in joint memory; init --memory joint makes one.")
-        return preview_source(source, model, store, None, method, ridge, dtype, device, as_json)
+        return preview_source(source, model, store, None, method, ridge, dtype, device, as_json, protecting=True)
     requests = load_requests(source)
     with options.open_editor(store, model, dtype, device) as editor:
         done = editor.protect(requests, method, ridge, actor, reason)
@@ -210,14 +204,13 @@ def revert(
 
     Example: lifelong-edit revert db853e71 --model checkpoints/tiny-world --reason "was wrong"
     """
+    names = facts or []
+    if dry_run:
+        with options.open_reader(store, model, dtype, device) as reader:
+            done = reader.preview_revert(*names, commit=commit, to=to)
+            return print_result(as_json, commit_document(done), commit_text(done, "revert", reader.facts()))
     with options.open_editor(store, model, dtype, device) as editor:
-        entries = editor.history()
-        names = facts or []
-        at, back = (None if ref is None else entry_named(entries, ref).seq for ref in (commit, to))
-        if dry_run:
-            done = editor.preview_revert(*names, commit=at, to=back)
-        else:
-            done = editor.revert(*names, commit=at, to=back, probe=probe, actor=actor, reason=reason)
+        done = editor.revert(*names, commit=commit, to=to, probe=probe, actor=actor, reason=reason)
         print_result(as_json, commit_document(done), commit_text(done, "revert", editor.facts()))
 
 
@@ -238,19 +231,9 @@ def restore(
     Example: lifelong-edit restore db853e71 --model checkpoints/tiny-world
     """
     if dry_run:
-        return _preview_restore(facts, store, as_json)
+        with options.open_reader(store, model, dtype, device) as reader:
+            done = reader.preview_restore(*facts)
+            return print_result(as_json, commit_document(done), commit_text(done, "restore", reader.facts()))
     with options.open_editor(store, model, dtype, device) as editor:
         done = editor.restore(*facts, probe=probe, actor=actor, reason=reason)
         print_result(as_json, commit_document(done), commit_text(done, "restore", editor.facts()))
-
-
-def _preview_restore(names: list[str], store: Path, as_json: bool) -> None:
-    """Print which facts `restore` would make active and which superseded; the ledger alone tells it."""
-    from lifelong_edit.engine.change.bodies import changed_facts, restore_body
-
-    with open_store(store) as seen:
-        body = restore_body(seen.history, names)
-    facts = changed_facts(seen.history, body)
-    superseded = [seen.history.facts[id] for id in body["superseded"]]
-    lines = ["restore: nothing is written", *facts_lines(facts, "restored"), *facts_lines(superseded, "superseded")]
-    print_result(as_json, {"entry": None, "facts": facts, "superseded": body["superseded"]}, "\n".join(lines))

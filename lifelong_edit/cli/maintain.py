@@ -62,11 +62,9 @@ def relax(
 
     Example: lifelong-edit relax --model checkpoints/tiny-world --dry-run
     """
-    from lifelong_edit.engine.estimate.evaluate import preview_relax
-
     if dry_run:
         with options.open_reader(store, model, dtype, device) as reader:
-            return _tell_refit(preview_relax(reader, halvings), "relax", as_json)
+            return _tell_refit(reader.preview_relax(halvings), "relax", as_json)
     with options.open_editor(store, model, dtype, device) as editor:
         _tell_refit(editor.relax(halvings, None, actor, reason), "relax", as_json)
 
@@ -87,11 +85,9 @@ def repair(
 
     Example: lifelong-edit repair --model checkpoints/tiny-world --dry-run
     """
-    from lifelong_edit.engine.estimate.evaluate import preview_repair
-
     if dry_run:
         with options.open_reader(store, model, dtype, device) as reader:
-            return _tell_refit(preview_repair(reader), "repair", as_json)
+            return _tell_refit(reader.preview_repair(), "repair", as_json)
     with options.open_editor(store, model, dtype, device) as editor:
         _tell_refit(editor.repair(actor, reason), "repair", as_json)
 

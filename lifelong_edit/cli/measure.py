@@ -24,9 +24,7 @@ from lifelong_edit.store.history import entry_named
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Reader
-    from lifelong_edit.engine.estimate.evaluate import Scored
-    from lifelong_edit.engine.inspect.blame import Blame
-    from lifelong_edit.engine.inspect.forgotten import Forgotten
+    from lifelong_edit.engine.inspect.blame import Blame, Forgotten
     from lifelong_edit.engine.inspect.views import Diff
     from lifelong_edit.engine.measure.scores import Scope
 
@@ -119,12 +117,11 @@ def calibrate(
     Example: lifelong-edit calibrate harmless.jsonl --model checkpoints/tiny-world
     """
     from lifelong_edit.datasets.jsonl import load_requests
-    from lifelong_edit.engine.estimate.evaluate import preview_calibrate
 
     requests = load_requests(source)
     if dry_run:
         with options.open_reader(store, model, dtype, device) as reader:
-            noise = preview_calibrate(reader, requests)
+            noise = reader.preview_calibrate(requests)
     else:
         with options.open_editor(store, model, dtype, device) as editor:
             noise = editor.calibrate(requests, actor, reason).body["noise"]
@@ -150,9 +147,7 @@ def _harness(reader: Reader, folder: Path, tasks: list[str], limit: int | None) 
 def _tell_scores(
     reader: Reader, metrics: list[str], scope: Scope, tasks: dict[str, dict[str, float | None]], as_json: bool
 ) -> None:
-    from lifelong_edit.engine.estimate.evaluate import evaluate as scored
-
-    found: list[Scored] = scored(reader, metrics, scope)
+    found = reader.evaluate(metrics, scope)
     rows = [[one.metric, one.group, one.facts, _number(one.base), _number(one.now)] for one in found]
     lines = [table(rows, ["metric", "facts", "count", "base", "now"])]
     asked = [[name, _number(pair["base"]), _number(pair["now"])] for name, pair in tasks.items()]

@@ -18,11 +18,10 @@ from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
-from lifelong_edit.store.history import fact_named
 
 if TYPE_CHECKING:
-    from lifelong_edit.engine.estimate.forecast import Cost
     from lifelong_edit.engine.estimate.preview import Preview
+    from lifelong_edit.kinds.kind import Cost
 
 OUT = Path("edits.jsonl")
 
@@ -183,10 +182,10 @@ def preview_source(
     device: str,
     as_json: bool,
     limit: int | None = TOP,
+    protecting: bool = False,
 ) -> None:
     """Print the preview of a source; `RequestError` when rows of it are bad."""
     from lifelong_edit.datasets.jsonl import micro_batches, open_source, source_name
-    from lifelong_edit.engine.estimate.preview import preview
     from lifelong_edit.engine.estimate.sources import survey
 
     name = source_name(source)
@@ -194,7 +193,7 @@ def preview_source(
         rows = survey(lines, name)
     batches = [list(rows.requests)] if batch is None else list(micro_batches(rows.requests, batch))
     with options.open_reader(store, model, dtype, device) as reader, progress("fact") as told:
-        found = preview(reader, rows, batches, method, ridge, told)
+        found = reader.preview(rows, batches, method, ridge, told, protecting)
     print_result(as_json, found, _preview_text(found, name, limit))
     if found.bad:
         where = f"line{'' if len(found.bad) == 1 else 's'} {listed([str(row.line) for row in found.bad])}"
@@ -214,18 +213,8 @@ def preview_replacement(
     as_json: bool,
 ) -> None:
     """Print the preview of another target for an active fact."""
-    from lifelong_edit.datasets.jsonl import SourcedRequest
-    from lifelong_edit.engine.estimate.preview import preview
-    from lifelong_edit.engine.estimate.sources import Survey
-    from lifelong_edit.facts import EditRequest
-
     with options.open_reader(store, model, dtype, device) as reader:
-        old = fact_named(reader.facts(), fact)
-        if old.status != "active":
-            raise RequestError(f"fact {old.id!r} is {old.status} since entry {old.since}. Restore it first.")
-        request = EditRequest.from_dict({**old.request.to_dict(), "id": None, "target_new": target})
-        row = SourcedRequest(request, "replace", 1)
-        found = preview(reader, Survey((row,), ()), [[row]], method)
+        found = reader.preview_replace(fact, target, method)
     print_result(as_json, found, _preview_text(found, "replace", TOP))
 
 

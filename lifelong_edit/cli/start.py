@@ -82,7 +82,7 @@ def stats(
 
     Example: lifelong-edit stats --model checkpoints/tiny-world
     """
-    from lifelong_edit.engine.state.second_moments import beside_model, collected_moments
+    from lifelong_edit.editing.second_moments import beside_model, collected_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
 
@@ -143,7 +143,7 @@ def _settings(choices: dict[str, Any]) -> EditorSettings:
 
 
 def _texts(path: Path | None) -> Sequence[str] | None:
-    from lifelong_edit.engine.state.second_moments import read_texts
+    from lifelong_edit.datasets.jsonl import read_texts
 
     return None if path is None else read_texts(path)
 
@@ -159,7 +159,7 @@ def _preview_init(
     as_json: bool,
 ) -> None:
     """Check model, settings, text and watch as `init` does, and print what it would make."""
-    from lifelong_edit.engine.state.second_moments import shipped_moments
+    from lifelong_edit.editing.second_moments import shipped_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
     from lifelong_edit.tracking.watch import Watched
@@ -181,7 +181,7 @@ def _preview_init(
 
 def _show(folder: Path, base: str, as_json: bool) -> None:
     """Print the second moments in a folder, and whether they are of this model."""
-    from lifelong_edit.engine.state.second_moments import beside_model, read_moment
+    from lifelong_edit.editing.second_moments import beside_model, read_moment
 
     found = []
     for path in sorted(filter(Path.is_file, beside_model(folder, 0).parent.glob("layer-*.safetensors"))):

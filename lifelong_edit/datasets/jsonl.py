@@ -136,6 +136,11 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
     return text
 
 
+def read_texts(path: Path) -> list[str]:
+    """The paragraphs of a UTF-8 text file, parted by empty lines; raises as `read_text` does."""
+    return [part.strip() for part in read_text(path).split("\n\n") if part.strip()]
+
+
 def source_name(path: str | Path) -> str:
     """Name a source for errors and the ledger: ``<stdin>`` or the file's name, never its folders."""
     if str(path) == STANDARD_INPUT:

@@ -36,7 +36,7 @@ def prefixed(contexts: Sequence[str]) -> tuple[str, ...]:
 def collect_keys(
     editable: EditableModel, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str]
 ) -> Tensor:
-    """Averaged keys K [d_in, n] in float64, on the CPU.
+    """Averaged keys K [d_in, n] in float64, on the model's device.
 
     Only tokens up to the subject's last are run, and only layers up to the edited one. Facts of one slot get
     bit-equal keys because each distinct row of token ids is run once. Raises `SolveError` naming the fact whose key
@@ -52,9 +52,9 @@ def collect_keys(
         padded = pad_rows(part, [len(ids) - 1 for ids in part], editable.pad_id, editable.device)
         with captured(editable.write(layer)) as seen, editable.stop_after(layer):
             editable.model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.position_ids)
-        inputs.update(zip(part, seen.input[:, padded.pivot].cpu().double(), strict=True))
+        inputs.update(zip(part, seen.input[:, padded.pivot].double(), strict=True))
     stacked = torch.stack([inputs[ids] for ids in wanted]).view(len(requests), len(prefixes), -1)
-    keys = torch.einsum("c,ncd->dn", context_weights(len(contexts)), stacked)
+    keys = torch.einsum("c,ncd->dn", context_weights(len(contexts)).to(stacked.device), stacked)
     check_finite(keys, requests, "key")
     return keys
 

@@ -1,4 +1,7 @@
-"""From target vectors to one delta a layer: a single layer takes the whole residual, several share it (MEMIT)."""
+"""From the requests of a batch to the columns of every edited layer.
+
+Targets are optimised at the highest edited layer. A single layer takes the whole residual, several share it (MEMIT).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import base_residuals
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import check_finite, collect_keys
+from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -38,6 +42,47 @@ class LayerState:
 
 Place = Callable[[int, Columns], Tensor]
 """Takes a layer and the batch's columns there; gives the weight [d_out, d_in] that the layer then has."""
+
+
+@dataclass(frozen=True)
+class BatchEdit:
+    """The columns of a batch at every edited layer, one a slot; each value's last loss and how many steps it took."""
+
+    columns: dict[int, Columns]
+    loss: tuple[float, ...]
+    steps: tuple[int, ...]
+
+
+def edit_batch(
+    editable: EditableModel,
+    groups: Sequence[Sequence[EditRequest]],
+    names: Sequence[str],
+    states: Mapping[int, LayerState],
+    contexts: Sequence[str],
+    settings: TargetSettings,
+    on_base: bool,
+    place: Place,
+    fixed: Sequence[int] = (),
+) -> BatchEdit:
+    """Optimise targets on the base weights or on those the model has, and make columns of them.
+
+    A group holds all requests of one slot; `names` are what messages call the groups. Those at the positions `fixed`
+    keep the value they have on the base weights. `place` says what weight a layer has once its columns are in. The
+    model is left as it was; errors are those of `optimise_targets`, `spread` and `place`.
+    """
+    top = max(states)
+    delta = states[top].base.new_zeros(len(states[top].base), len(groups), dtype=torch.float64)  # [d_out, groups]
+    loss, steps = [0.0] * len(groups), [0] * len(groups)
+    moving = [position for position in range(len(groups)) if position not in fixed]
+    if moving:
+        with editable.rewritten({layer: state.base for layer, state in states.items()} if on_base else {}):
+            targets = optimise_targets(editable, [groups[i] for i in moving], top, contexts, settings)
+        delta[:, moving] = targets.delta
+        for position, its_loss, its_steps in zip(moving, targets.loss, targets.steps, strict=True):
+            loss[position], steps[position] = its_loss, its_steps
+    leaders = [group[0] for group in groups]
+    columns = spread(editable, leaders, names, delta, on_base, states, contexts, place, fixed)
+    return BatchEdit(columns, tuple(loss), tuple(steps))
 
 
 def check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:
@@ -106,12 +151,12 @@ def _keys(
 
 @torch.no_grad()
 def subject_states(editable: EditableModel, requests: Sequence[EditRequest], layer: int) -> Tensor:
-    """Hidden states [d, n] after block `layer` at the subject's last token of the bare prompts, float64, on the CPU."""
+    """Hidden states [d, n] after block `layer` at the subject's last token of the bare prompts, float64."""
     rows = [slot_ids(encode(editable.tokenizer, request)) for request in requests]
     padded = pad_rows(rows, [len(row) - 1 for row in rows], editable.pad_id, editable.device)
     with captured(editable.block(layer)) as seen:
         editable.model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.position_ids)
-    return seen.output[:, padded.pivot].cpu().double().T
+    return seen.output[:, padded.pivot].double().T
 
 
 def _wanted_state(

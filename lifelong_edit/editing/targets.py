@@ -76,7 +76,7 @@ def optimise_targets(
     for part in _passes(groups, [_tail(editable, group) for group in groups], settings.facts_per_pass):
         found.update(zip(part, _optimise(editable, [groups[i] for i in part], layer, contexts, settings), strict=True))
     return Targets(
-        delta=torch.stack([found[i][0] for i in range(len(groups))], dim=1).cpu().double(),
+        delta=torch.stack([found[i][0] for i in range(len(groups))], dim=1).double(),
         loss=tuple(found[i][1] for i in range(len(groups))),
         steps=tuple(found[i][2] for i in range(len(groups))),
     )

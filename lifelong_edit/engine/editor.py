@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine.change import bodies as verbs
-from lifelong_edit.engine.change import stream as streaming
+from lifelong_edit.engine.change import bodies
 from lifelong_edit.engine.change.budget import Budget, OnRed, check
 from lifelong_edit.engine.change.commit import Commit, commit, commit_measured, described
-from lifelong_edit.engine.change.plan import plan
+from lifelong_edit.engine.change.refit import weighed
+from lifelong_edit.engine.change.stream import Apply, stream, upkeep
 from lifelong_edit.engine.change.validate import take_in
-from lifelong_edit.engine.inspect.blast_radius import predicted
-from lifelong_edit.engine.keeper import Keeper
+from lifelong_edit.engine.measure.noise import noise_of
+from lifelong_edit.engine.measure.scores import EFFICACY, Scope, scored, scores_body
+from lifelong_edit.engine.measure.vital_signs import drift_row, drift_rows, task_rows
+from lifelong_edit.engine.reader import Reader
 from lifelong_edit.engine.state.create import Model, found, opened
-from lifelong_edit.engine.state.second_moments import Progress
-from lifelong_edit.errors import RequestError
+from lifelong_edit.engine.state.provenance import signed
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store.history import fact_named
+from lifelong_edit.kinds import DEFAULT
+from lifelong_edit.kinds.kind import HALVINGS, Change, Effect, improves
+from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
+from lifelong_edit.store.history import check_tag
+from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.watch import Watch
 
 PROBED = 20
-HOLD = 0.5  # the ridge of a protected fact, in mean key masses: it is to stay, so there is nothing to spare
 
 
-class LifelongEditor(Keeper):
+class LifelongEditor(Reader):
     """Streams edits into a causal language model and keeps every one of them in a store.
 
     Make one with `create` or `open`; close it, or use it as a context manager. `model` is the live edited model. What
-    one can ask of a store without changing it is in `Reader`, how to look after it in `Keeper`.
+    one can ask of a store without changing it, dry runs among it, is in `Reader`.
     """
 
     @classmethod
@@ -51,6 +56,7 @@ class LifelongEditor(Keeper):
         device: str = "cpu",
         watch: Watch | None = None,
         protect: Sequence[EditRequest] = (),
+        memory_kind: str = DEFAULT,
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
@@ -59,13 +65,13 @@ class LifelongEditor(Keeper):
         second moments from; without it those beside the model are used. `progress` is told how many of the wanted
         tokens were read; an interrupted `create` goes on where it was. `watch` names facts and texts that edits are to
         leave alone: what a health budget is read on. `protect` are requests whose prompts' answers must not move: their
-        keys are mixed into the second moments, so every edit spares them (see also the verb `protect`).
+        keys are mixed into the second moments, so every edit spares them (see also the verb `protect`). `memory_kind`
+        is what holds the facts: see `lifelong_edit.kinds`.
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
-        store = found(
-            Path(path), editable, beside, settings or EditorSettings(), text, actor, reason, progress, watch, protect
-        )
+        given = settings or EditorSettings()
+        store = found(Path(path), editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind)
         return cls(store, editable)
 
     def apply(
@@ -90,12 +96,7 @@ class LifelongEditor(Keeper):
         self, fact: str, target: str, method: str = "memit", actor: str | None = None, reason: str | None = None
     ) -> Commit:
         """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings it back."""
-        old = fact_named(self._session.head.history.facts, fact)
-        if old.status != "active":
-            raise RequestError(
-                f"fact {old.id!r} is {old.status} since seq {old.since}. Restore it, or apply a new one."
-            )
-        request = EditRequest.from_dict({**old.request.to_dict(), "id": None, "target_new": target})
+        request = bodies.replacing(self._session.head.history, fact, target)
         return self._edit("replace", [request], method, None, actor, reason)
 
     def protect(
@@ -112,8 +113,7 @@ class LifelongEditor(Keeper):
         reverted, restored and superseded like one. `RequestError` in batch memory, which has no regard for earlier
         columns.
         """
-        if self.settings.memory != Memory.joint:
-            raise RequestError("Batch memory treats earlier columns as finished. Protection needs joint memory.")
+        self._session.kind.check_protectable()
         return self._edit("protect", list(requests), method, ridge, actor, reason)
 
     def stream(
@@ -135,13 +135,14 @@ class LifelongEditor(Keeper):
         the batch be tried in halves. In joint memory facts that fade are relaxed after every `relax` edits; 0 is never.
         """
 
-        def apply_under(budget: Budget | None) -> streaming.Apply:
+        def apply_under(budget: Budget | None) -> Apply:
             return lambda requests: self.apply(requests, method, ridge, actor, reason, budget)
 
         halves = apply_under(replace(budget, every=1)) if budget and budget.on_red == OnRed.halve else None
-        eases = self.settings.memory == Memory.joint and self.settings.halvings and relax
-        keep = streaming.every(relax, self._session, lambda: self.relax(actor=actor)) if eases else None
-        return streaming.stream(source, batch, apply_under(budget), halves, keep)
+        keep = None
+        if relax and self._session.kind.relaxes:
+            keep = upkeep(relax, self._session, lambda: self.relax(budget=budget, actor=actor, reason=reason))
+        return stream(source, batch, apply_under(budget), halves, keep)
 
     def revert(
         self,
@@ -159,21 +160,100 @@ class LifelongEditor(Keeper):
         other active fact, and for the `probe` most affected the scores before and after.
         """
         self._session.writable()
-        body = self._revert_body(facts, commit, to, actor, reason)
-        return commit_measured(self._session, plan(self._session, "revert", body), probe)
-
-    def preview_revert(self, *facts: str, commit: int | str | None = None, to: int | str | None = None) -> Commit:
-        """What `revert` would do, with the predicted `radius`; neither store nor model is changed."""
-        self._session.at_head()
-        change = plan(self._session, "revert", self._revert_body(facts, commit, to, None, None))
-        return described(change, predicted(self._session, change))
+        body = {**self._signed(actor, reason), **self._revert_body(facts, commit, to)}
+        return self._measured("revert", body, probe)
 
     def restore(self, *facts: str, probe: int = PROBED, actor: str | None = None, reason: str | None = None) -> Commit:
         """Make reverted or superseded facts active again, as they were; another answer to the prompt is superseded."""
         self._session.writable()
-        body = verbs.restore_body(self._session.head.history, facts)
-        signed = {**self._signed(actor, reason), **body}
-        return commit_measured(self._session, plan(self._session, "restore", signed), probe)
+        body = {**self._signed(actor, reason), **bodies.restore_body(self._session.head.history, facts)}
+        return self._measured("restore", body, probe)
+
+    def tag(self, name: str, at: int | str | None = None, actor: str | None = None, reason: str | None = None) -> Entry:
+        """Name an entry, by default the newest, for `at`, `checkout`, `diff` and `revert(to=...)`."""
+        seq = self.head.seq if at is None else self._session.seq(at)
+        check_tag(self.history(), name)
+        return self._session.note("tag", {**self._signed(actor, reason), "tag": name, "target": seq})
+
+    def measure(
+        self,
+        metrics: Sequence[str] = (EFFICACY,),
+        scope: Scope | None = None,
+        drift: bool = False,
+        actor: str | None = None,
+        reason: str | None = None,
+        tasks: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+        figures: Mapping[str, Figure] | None = None,
+    ) -> Entry:
+        """Score some of the active facts on the live model and enter it into the ledger, where `retention` reads it.
+
+        With `drift` also how far the model has moved from its base: on the store's watch, and in its weights. `tasks`
+        are lists of (prompt, answer), asked of the base too; `figures` were measured elsewhere, by
+        `tracking.harness` say, and are entered beside them.
+        """
+        session = self._session
+        session.writable()
+        facts = self._in_scope(scope, self.settings.seed + self.head.seq)
+        with session.kind.showing(session.state) as editable:
+            body = scores_body(facts, scored(editable, facts, metrics))
+        rows = drift_rows(session) if drift else []
+        rows += task_rows(session, tasks or {}) + [
+            drift_row(name, figure, None) for name, figure in (figures or {}).items()
+        ]
+        body |= {"drift": rows} if rows else {}
+        return session.note("measure", {**self._signed(actor, reason), **body})
+
+    def calibrate(self, harmless: Iterable[EditRequest], actor: str | None = None, reason: str | None = None) -> Entry:
+        """Let the default limits of health keep off what edits known to be harmless do to the signs.
+
+        Each of the requests is tried alone and not committed; the largest of every sign is the noise that is entered
+        into the ledger, and no limit is closer than three times that.
+        """
+        session = self._session
+        session.writable()
+        return session.note("measure", {**self._signed(actor, reason), "noise": noise_of(session, list(harmless))})
+
+    def relax(
+        self,
+        halvings: int = HALVINGS,
+        budget: Budget | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Commit:
+        """Bring facts back that the model says no longer, or less confidently than the store wants: halve their ridges.
+
+        No ridge falls below that which its fact was written with, halved `halvings` times; facts that do not come back
+        keep theirs. Joint memory only. Where no fact can be brought back, the commit has no entry.
+        `revert(commit=...)` undoes it.
+        """
+        self._session.writable()
+        change = self._session.kind.relaxed(self._session.head, self._signed(actor, reason), halvings)
+        if change is None:
+            return Commit(None)
+        change, effect = weighed(self._session, change)
+        if effect[EFFICACY][1] < effect[EFFICACY][0]:  # what came back cost others
+            return replace(described(change), effect=effect)
+        if budget:
+            change = replace(change, body={**change.body, **check(self._session, change, budget)})
+        return self._refitted(change, effect)
+
+    def repair(self, actor: str | None = None, reason: str | None = None) -> Commit:
+        """Solve all batches of a store in batch memory together, from their stored keys and values.
+
+        It is committed only where the model then says more of the active facts and is nearer to its base; otherwise
+        the commit has no entry, and its `effect` says why. `revert(commit=...)` undoes it.
+        """
+        self._session.writable()
+        weigh = partial(weighed, self._session)
+        change, effect = self._session.kind.repaired(self._session.head, self._signed(actor, reason), weigh)
+        return self._refitted(change, effect) if improves(effect) else replace(described(change), effect=effect)
+
+    def gc(self, dry_run: bool = False) -> tuple[Stray, ...]:
+        """Remove, or only list, the files that crashes and interrupted commits left."""
+        return list_strays(self._session.store) if dry_run else collect_garbage(self._session.store)
+
+    def _refitted(self, change: Change, effect: Effect) -> Commit:
+        return replace(commit(self._session, change, {}), effect=effect)
 
     def _edit(
         self,
@@ -185,40 +265,21 @@ class LifelongEditor(Keeper):
         reason: str | None,
         budget: Budget | None = None,
     ) -> Commit:
-        chosen, session = self.settings.method(method), self._session
-        if kind == "protect":
-            chosen = replace(chosen, relative_ridge=min(chosen.relative_ridge, HOLD))
-        editable = session.writable()
-        batch = take_in(editable, session.contexts, session.head.history.facts, requests)
+        session, kind_of_memory = self._session, self._session.kind
+        batch = take_in(session.writable(), session.contexts, session.head.history.facts, requests)
         if not batch.requests:
+            kind_of_memory.choose(method, ridge, 0)
             return Commit(None, skipped=batch.skipped)
-        chosen.check_batch(len(batch.requests))
-        ridges = chosen.ridges(session.init["calibration"], ridge)
-        hyperparameters = {"ridge": ridges, **session.settings.to_dict()}
-        about = {"method": method, "hyperparameters": hyperparameters, **batch.body()}
-        halvings = self.settings.halvings if ridge is None else 0
-        change = plan(session, kind, {**self._signed(actor, reason), **about}, ridges, halvings)
+        how = kind_of_memory.choose(method, ridge, len(batch.requests), protecting=kind == "protect")
+        about = {"method": method, "hyperparameters": {**how.told, **session.settings.to_dict()}, **batch.body()}
+        change = kind_of_memory.write(session.head, kind, {**self._signed(actor, reason), **about}, how)
         if budget and budget.due(session.head.entries):
             change = replace(change, body={**change.body, **check(session, change, budget)})
         return commit(session, change, batch.contents(), batch.skipped)
 
-    def _revert_body(
-        self,
-        facts: Sequence[str],
-        commit: int | str | None,
-        to: int | str | None,
-        actor: str | None,
-        reason: str | None,
-    ) -> dict[str, Any]:
-        history = self._session.head.history
-        if sum((bool(facts), commit is not None, to is not None)) != 1:
-            raise RequestError("Name the facts to revert, or one commit, or the seq to go back to (to=...).")
-        if to is not None:
-            body = verbs.revert_to_body(self._session.head.entries, self._session.seq(to))
-        else:
-            names, seq = facts, None if commit is None else self._session.seq(commit)
-            if seq is not None and seq in history.refits:
-                body = verbs.withdraw_body(history, seq)
-            else:
-                body = verbs.revert_body(history, names if seq is None else verbs.facts_of(history, seq))
-        return {**self._signed(actor, reason), **body}
+    def _measured(self, kind: str, body: dict[str, Any], probe: int) -> Commit:
+        """Commit a change of which facts are active, with its blast radius measured."""
+        return commit_measured(self._session, self._session.kind.write(self._session.head, kind, body), probe)
+
+    def _signed(self, actor: str | None, reason: str | None) -> dict[str, Any]:
+        return signed(actor, reason, self.settings.seed)

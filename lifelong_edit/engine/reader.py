@@ -1,27 +1,39 @@
-"""What one can ask of an open store and its model; nothing here changes what is active."""
+"""What one can ask of an open store and its model, every dry run among it; nothing here changes the store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
 from lifelong_edit.algebra.telemetry import Telemetry
+from lifelong_edit.datasets.jsonl import SourcedRequest
+from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine.change.budget import health
-from lifelong_edit.engine.inspect.blame import Blame, blame
+from lifelong_edit.engine.change import bodies
+from lifelong_edit.engine.change.budget import default_limits, health
+from lifelong_edit.engine.change.commit import Commit, described
+from lifelong_edit.engine.change.refit import weighed
+from lifelong_edit.engine.estimate.evaluate import Scored, evaluate
+from lifelong_edit.engine.estimate.preview import Preview, preview
+from lifelong_edit.engine.estimate.sources import Survey
+from lifelong_edit.engine.inspect.blame import Blame, Forgotten, blame, forgotten
+from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted
 from lifelong_edit.engine.inspect.doctor import Finding, examine
-from lifelong_edit.engine.inspect.forgotten import Forgotten, forgotten
 from lifelong_edit.engine.inspect.verify import Audit, audit
 from lifelong_edit.engine.inspect.views import Diff, View, difference, view_at
+from lifelong_edit.engine.measure.noise import noise_of
 from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored
-from lifelong_edit.engine.measure.telemetry import at_risk, read_out, residuals
 from lifelong_edit.engine.state.create import Model, opened
-from lifelong_edit.engine.state.second_moments import Progress
 from lifelong_edit.engine.state.session import Observer, Session
+from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kind import HALVINGS, Change, Head, Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
 from lifelong_edit.tracking.figures import Figure
@@ -69,6 +81,26 @@ class Reader:
     def editable(self) -> EditableModel:
         """The live edited model with its tokenizer and its edited layers."""
         return self._session.editable
+
+    @property
+    def store(self) -> Store:
+        """The store on disk: its layout, ledger and objects."""
+        return self._session.store
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of memory at work; `RequestError` when the store was opened without a model."""
+        return self._session.kind
+
+    @property
+    def state(self) -> State:
+        """What the active facts have made of the model: a value, with a digest."""
+        return self._session.state
+
+    @property
+    def standing(self) -> Head:
+        """Where the store stands: its entries, the history they tell, and the state."""
+        return self._session.head
 
     @property
     def settings(self) -> EditorSettings:
@@ -120,25 +152,80 @@ class Reader:
     def telemetry(self) -> dict[str, Telemetry]:
         """What stored keys and values say of every edited layer and fact now, by weight; no forward pass."""
         self._session.at_head()
-        return read_out(self._session, self._session.head.layers)
+        return self._session.kind.telemetry(self._session.state)
 
     def residuals(self) -> dict[str, float]:
         """To every active fact how much of what it was to change is missing, 0 to about 1, for keys as recorded."""
-        head = self._session.head
-        return residuals(head.history, head.layers, self.telemetry())
+        self._session.at_head()
+        return self._session.kind.residuals(self._session.head.history, self._session.state)
 
     def risks(self) -> dict[str, float]:
         """To every active fact how likely it is forgotten, by stored keys and values: above 0 it is worth asking."""
-        head = self._session.head
-        return at_risk(head.history, head.layers, self.telemetry())
+        self._session.at_head()
+        return self._session.kind.risks(self._session.head.history, self._session.state)
 
     def scores(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> dict[str, Figure]:
-        """Figures of some of the active facts on the live model, by metric; nothing is written."""
-        return scored(self._session, self._in_scope(scope, self.settings.seed), metrics)
+        """Figures of some of the active facts as the model says them now, by metric; nothing is written."""
+        with self._session.kind.showing(self._session.state) as editable:
+            return scored(editable, self._in_scope(scope, self.settings.seed), metrics)
+
+    def evaluate(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> list[Scored]:
+        """Scores of the active facts in `scope`, group by group, on the base and now; nothing is written."""
+        return evaluate(self._session, metrics, scope)
+
+    def preview(
+        self,
+        rows: Survey,
+        batches: Sequence[Sequence[SourcedRequest]],
+        method: str = "memit",
+        ridge: float | None = None,
+        progress: Progress | None = None,
+        protecting: bool = False,
+    ) -> Preview:
+        """What `apply` or `stream` of these batches would do, or `protect`: see `estimate.preview`."""
+        if protecting:
+            self._session.kind.check_protectable()
+        return preview(self._session, rows, batches, method, ridge, progress, protecting)
+
+    def preview_replace(self, fact: str, target: str, method: str = "memit") -> Preview:
+        """What `replace` would do."""
+        row = SourcedRequest(bodies.replacing(self._session.head.history, fact, target), "replace", 1)
+        return preview(self._session, Survey((row,), ()), [[row]], method)
+
+    def preview_revert(self, *facts: str, commit: int | str | None = None, to: int | str | None = None) -> Commit:
+        """What `revert` would do, with the predicted `radius`."""
+        return self._previewed("revert", self._revert_body(facts, commit, to))
+
+    def preview_restore(self, *facts: str) -> Commit:
+        """What `restore` would do, with the predicted `radius`."""
+        return self._previewed("restore", bodies.restore_body(self._session.head.history, facts))
+
+    def preview_relax(self, halvings: int = HALVINGS) -> Commit:
+        """What `relax` would do, with its `effect`."""
+        self._session.at_head()
+        change = self._session.kind.relaxed(self._session.head, {}, halvings)
+        if change is None:
+            return Commit(None)
+        change, effect = weighed(self._session, change)
+        return replace(described(change), effect=effect)
+
+    def preview_repair(self) -> Commit:
+        """What `repair` would do, with its `effect`."""
+        self._session.at_head()
+        change, effect = self._session.kind.repaired(self._session.head, {}, partial(weighed, self._session))
+        return replace(described(change), effect=effect)
+
+    def preview_calibrate(self, harmless: Sequence[EditRequest]) -> dict[str, float]:
+        """The noise of every vital sign that `calibrate` would enter."""
+        return noise_of(self._session, harmless)
 
     def health(self, limits: HealthLimits | None = None) -> Health:
         """How the store fares by the vital signs in its ledger, and how many edits are left; needs no model."""
         return health(self._session, limits)
+
+    def limits(self) -> HealthLimits:
+        """The default limits of health, none closer than noise: see `budget.default_limits`."""
+        return default_limits(self._session)
 
     def verify(
         self,
@@ -172,6 +259,26 @@ class Reader:
     def close(self) -> None:
         """Let the next writer in. The model keeps its edits."""
         self._session.close()
+
+    def foretold(self, change: Change) -> BlastRadius:
+        """The blast radius that stored keys predict of a change that was worked out and not committed."""
+        return predicted(self._session, change)
+
+    def _previewed(self, kind: str, body: dict[str, Any]) -> Commit:
+        self._session.at_head()
+        change = self._session.kind.write(self._session.head, kind, body)
+        return described(change, self.foretold(change))
+
+    def _revert_body(self, facts: Sequence[str], commit: int | str | None, to: int | str | None) -> dict[str, Any]:
+        history = self._session.head.history
+        if sum((bool(facts), commit is not None, to is not None)) != 1:
+            raise RequestError("Name the facts to revert, or one commit, or the seq to go back to (to=...).")
+        if to is not None:
+            return bodies.revert_to_body(self._session.head.entries, self._session.seq(to))
+        seq = None if commit is None else self._session.seq(commit)
+        if seq is not None and seq in history.refits:
+            return bodies.withdraw_body(history, seq)
+        return bodies.revert_body(history, facts if seq is None else bodies.facts_of(history, seq))
 
     def _in_scope(self, scope: Scope | None, seed: int) -> list[FactLife]:
         """The active facts that a measurement asks about."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lifelong_edit.engine import Reader
-from lifelong_edit.engine.change.budget import default_limits
 from lifelong_edit.engine.measure.scores import EFFICACY, measurements
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.store.bodies import WeightTelemetry
@@ -100,7 +99,7 @@ def story_of(reader: Reader, store: str, deep: bool) -> Story:
         matrix=reader.retention(),
         forgotten=forgetting_curve(measured),
         signs=_signs(entries),
-        limits=default_limits(reader._session),
+        limits=reader.limits(),
         capacity=_capacity(entries),
         drift=_drift(entries),
         facts=sorted(rows, key=lambda row: row.badness, reverse=True),

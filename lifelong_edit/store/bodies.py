@@ -106,6 +106,7 @@ class Body(TypedDict, total=False):
     probes: dict[str, Any]
     watch: dict[str, Any]
     protected: list[dict[str, Any]]
+    memory_kind: str  # where it is not the kernel
 
     # What becomes of facts: an edit has whole facts, all others their ids. `to` is the seq that was gone back to.
     facts: list[AddedFact] | list[str]

@@ -103,6 +103,10 @@ class History:
         withdrawn = withdrawn_after(self.refits, self.withdrawn, seq, planned)
         return History({**self.facts, **changed}, (*self.columns, *written), {**self.refits, **own}, withdrawn)
 
+    def holding(self, seq: int, columns: Sequence[Sequence[str]]) -> History:
+        """The history with columns that its last entry `seq` brings beside, each given by the facts it is for."""
+        return replace(self, columns=(*self.columns, *_placed(self.facts, seq, columns)))
+
     @property
     def active(self) -> dict[str, FactLife]:
         """The active facts by id, in ledger order."""
@@ -176,8 +180,13 @@ def step(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tupl
 def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tuple[Column, ...]:
     # Format 1 had a column for each fact of an edit and did not say so.
     alone = [[fact["id"]] for fact in added_facts(body)] if kind == "edit" else []
+    return _placed(facts, seq, body.get("columns", alone))
+
+
+def _placed(facts: Mapping[str, FactLife], seq: int, groups: Sequence[Sequence[str]]) -> tuple[Column, ...]:
+    """The columns of an entry's record, in its order; `ValueError` for one that no active facts of one slot have."""
     columns = []
-    for index, ids in enumerate(body.get("columns", alone)):
+    for index, ids in enumerate(groups):
         slots = {facts[id].slot for id in ids}
         if not isinstance(ids, list) or len(slots) != 1 or any(facts[id].status != "active" for id in ids):
             raise ValueError("a column is for facts that are not active or of several slots")

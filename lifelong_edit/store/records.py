@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
@@ -95,7 +95,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Record(Protocol):
     """What a store needs to know of a record, whatever its kind; how records become weights is up to the kind."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str:
+        """The name of the kind of memory that made it."""
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -188,15 +190,27 @@ class KernelRecord:
             raise StoreCorrupt(f"a kernel record does not fit together: {error}") from error
 
 
-RECORD_KINDS: Mapping[str, Callable[[Mapping[str, Array], Mapping[str, Any]], Record]] = {
-    KernelRecord.kind: KernelRecord.from_tensors,
-}
+@dataclass(frozen=True, eq=False)
+class TensorRecord:
+    """A commit of a kind of memory that this page knows nothing of: its name, fact ids, and tensors by name."""
+
+    kind: str
+    facts: tuple[str, ...]
+    tensors: Mapping[str, Array]
+
+    def to_bytes(self) -> bytes:
+        """The record as a file; `StoreError` when a tensor is not float64 and finite."""
+        return encode(self.tensors, {"kind": self.kind, "facts": list(self.facts)})
 
 
-def read_record(data: bytes) -> Record:
-    """Read a record of any kind; `StoreCorrupt` when it is damaged or of a kind this version does not know."""
+def read_record(data: bytes, kind: str = KernelRecord.kind) -> Record:
+    """The record of a file, which must be of this kind; `StoreCorrupt` when it is damaged or of another."""
     tensors, meta = decode(data)
-    reader = RECORD_KINDS.get(str(meta.get("kind")))
-    if reader is None:
+    if meta.get("kind") != kind:
         raise StoreCorrupt(f"a record of kind {str(meta.get('kind'))[:80]!r} was made by a newer version. Upgrade.")
-    return reader(tensors, meta)
+    if kind == KernelRecord.kind:
+        return KernelRecord.from_tensors(tensors, meta)
+    facts = meta.get("facts")
+    if set(meta) != {"kind", "facts"} or not isinstance(facts, list) or not all(isinstance(f, str) for f in facts):
+        raise StoreCorrupt(f"a {kind} record's metadata is not its kind and a list of fact ids.")
+    return TensorRecord(kind, tuple(facts), tensors)

@@ -20,7 +20,7 @@ from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.history import EDITS, FactLife, lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.objects import ObjectStore
-from lifelong_edit.store.records import Record, read_record
+from lifelong_edit.store.records import KernelRecord, Record, read_record
 from lifelong_edit.store.schema import NOTES, fresh
 from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, named_statistics, own_files, strays
@@ -224,11 +224,12 @@ def _shown(fact: FactLife) -> dict[str, Any]:
 def _records(objects: ObjectStore, entries: Sequence[Entry]) -> Findings:
     """Check that every record exists, has the bytes it is named by, can be read, and is of its entry's facts."""
     examined, problems = 0, []
+    kind = entries[0].body.get("memory_kind", KernelRecord.kind) if entries else KernelRecord.kind
     for entry in entries:
         if entry.record is not None:
             examined += 1
             try:
-                if not _fits(read_record(objects.get(entry.record)), entry):
+                if not _fits(read_record(objects.get(entry.record), kind), entry):
                     problems.append(f"entry {entry.seq}: record {entry.record} is not of the facts the entry names.")
             except StoreError as error:
                 problems.append(f"entry {entry.seq}: {error}")

@@ -39,3 +39,8 @@ def mean_figure(each: Sequence[float | None], lacking: str) -> Figure:
         return Figure(None, len(own), reason=NOT_A_NUMBER, each=tuple(each))
     error = float(own.std()) / math.sqrt(len(own)) if len(own) > 1 else math.nan
     return Figure(value, len(own), error if math.isfinite(error) else None, each=tuple(each))
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is none: JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -14,8 +14,8 @@ from lifelong_edit import errors
 from lifelong_edit.cli import options, text
 from lifelong_edit.cli.main import EXIT_CODES, app
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.refit import HALVINGS
 from lifelong_edit.engine.measure.scores import EFFICACY, Scope
+from lifelong_edit.kinds.kind import HALVINGS
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 WRITE = "init apply stream replace protect revert restore measure calibrate relax repair".split()

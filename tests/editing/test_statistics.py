@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lifelong_edit.editing.second_moments import collected_moments
 from lifelong_edit.editing.statistics import (
     TEXTS_PER_PASS,
     Collected,
@@ -19,7 +20,6 @@ from lifelong_edit.editing.statistics import (
     digest_of,
     statistics_key,
 )
-from lifelong_edit.engine.state.second_moments import collected_moments
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
@@ -86,7 +86,7 @@ def test_resuming_equals_an_uninterrupted_run_bit_for_bit(editable: EditableMode
 def test_an_interrupted_collection_goes_on_from_its_file(
     editable: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.state.second_moments.PASSES_PER_SAVE", 1)
+    monkeypatch.setattr("lifelong_edit.editing.second_moments.PASSES_PER_SAVE", 1)
     told: list[int] = []
 
     def interrupt(tokens: int, _wanted: int) -> None:
@@ -109,7 +109,7 @@ def test_an_interrupted_collection_goes_on_from_its_file(
 def test_a_collection_that_cannot_go_on_begins_anew(
     make: Callable[[Path], object] | None, editable: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.state.second_moments.PASSES_PER_SAVE", 1)
+    monkeypatch.setattr("lifelong_edit.editing.second_moments.PASSES_PER_SAVE", 1)
     whole = collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path)
     saved, others = (interrupted(editable, layer, tmp_path) for layer in (0, 1))
     saved.unlink()

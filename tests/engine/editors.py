@@ -102,7 +102,7 @@ def record_of(folder: Path, digest: str, layer: int = 0) -> dict[str, Array]:
 
 
 def newest_record(editor: LifelongEditor, layer: int = 0) -> dict[str, Array]:
-    return record_of(editor._session.store.layout.root, str(editor.head.record), layer)
+    return record_of(editor.store.layout.root, str(editor.head.record), layer)
 
 
 def sum_of_deltas(folder: Path, layer: int = 0) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 from lifelong_edit.algebra.objective import Memory, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.frozen import FrozenRows
+from lifelong_edit.editing.second_moments import beside_model, moment_bytes, read_moment
 from lifelong_edit.engine import Commit, LifelongEditor
-from lifelong_edit.engine.state.second_moments import beside_model, moment_bytes, read_moment
 from lifelong_edit.errors import ModelError, ModelMismatch, RequestError, SolveError, StoreError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -90,7 +90,7 @@ def test_reverting_the_last_edits_gives_the_digest_recorded_before_them(memory: 
 def test_reverting_any_fact_equals_a_fresh_fold_of_the_others(id: str, memory: str, tmp_path: Path) -> None:
     """Law (a): every other fact keeps its frozen key and value."""
     with edited(tmp_path / "store", memory=memory) as editor:
-        whole, base = editor._session.head.layers[0], base_model().weight(0)
+        whole, base = editor.state.layers[0], base_model().weight(0)
         editor.revert(id)
         kept = [columns.take([i for i, name in enumerate(columns.names) if name != id])
                 for columns in whole.columns.values()]  # fmt: skip

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import reverts
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine.change.plan import Change
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel.write import KernelChange
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
 from reverts import Written, written
@@ -37,7 +37,7 @@ def test_reverts_keep_both_laws_and_the_others_answers() -> None:
 def test_a_revert_that_leaves_the_fact_in_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Written.revert
 
-    def idle(store: Written, request: EditRequest) -> tuple[Change, Tensor]:
+    def idle(store: Written, request: EditRequest) -> tuple[KernelChange, Tensor]:
         return whole(store, request)[0], store.layer.weight
 
     monkeypatch.setattr(Written, "revert", idle)

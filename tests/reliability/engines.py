@@ -63,7 +63,7 @@ def made_up_targets(
 
 
 def with_made_up_targets() -> AbstractContextManager[Any]:
-    return unittest.mock.patch("lifelong_edit.editing.edit.optimise_targets", made_up_targets)
+    return unittest.mock.patch("lifelong_edit.editing.spread.optimise_targets", made_up_targets)
 
 
 class Killed(BaseException):
@@ -86,12 +86,12 @@ def dying(after: bool) -> Iterator[None]:
 
 def drop(editor: LifelongEditor) -> None:
     """What the kernel does for a process that died: its files are closed, and the lock with them."""
-    editor._session.store.close()
+    editor.store.close()
 
 
 def state_of(editor: LifelongEditor) -> tuple[str, Any, int]:
     """All that a refused change must leave as it was: model, files of the store with their times, and the head."""
-    return fingerprint(editor.editable), contents(editor._session.store.layout.root), editor.head.seq
+    return fingerprint(editor.editable), contents(editor.store.layout.root), editor.head.seq
 
 
 class Prepared:

@@ -225,7 +225,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def weights_are_those_of_formula_two(self) -> None:
-        folded = {n: layer.weight for n, layer in self.editor._session.head.layers.items()}
+        folded = {n: layer.weight for n, layer in self.editor.state.layers.items()}
         for n, base in self.base.items():
             name = self.editable.weight_name(n)
             wanted = self.reference.change(name, base.shape)  # W(A) - W_0
@@ -237,7 +237,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def equal_facts_have_equal_digests(self) -> None:
-        digest = self.editor._session.head.weights
+        digest = self.editor._session.recorded_state
         assert self.digests.setdefault(frozenset(self.reference.active), digest) == digest
         assert digest == digest_by_hand({self.editable.weight_name(n): self.editable.weight(n) for n in self.base})
 

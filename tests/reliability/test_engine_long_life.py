@@ -56,6 +56,6 @@ def test_a_thousand_edits(scratch: Path) -> None:
 
 def beside_factors(editor: LifelongEditor, record: str) -> int:
     """How many bytes of a record are no factors."""
-    data = editor._session.store.objects.get(record)
+    data = editor.store.objects.get(record)
     parts = KernelRecord.from_bytes(data).parts.values()
     return len(data) - sum(tensor.nbytes for part in parts for tensor in part.tensors().values())

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
-from lifelong_edit.editing import edit, spread
+from lifelong_edit.editing import spread
 from lifelong_edit.editing.frozen import FrozenRows
+from lifelong_edit.editing.second_moments import beside_model, moment_bytes
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import Targets
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.state.second_moments import beside_model, moment_bytes
 from lifelong_edit.errors import ModelError, SolveError
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import Seen
@@ -71,8 +71,8 @@ def in_residual(editor: LifelongEditor, value: float) -> Iterator[list[int]]:
         found = plain(*arguments)
         return replace(found, delta=struck(found.delta, value))
 
-    plain = edit.optimise_targets
-    with patch.object(edit, "optimise_targets", optimised):
+    plain = spread.optimise_targets
+    with patch.object(spread, "optimise_targets", optimised):
         yield fired
 
 
@@ -256,7 +256,7 @@ def in_system(keys: Tensor, same: bool) -> Iterator[None]:
     delta = torch.stack([wanted, wanted if same else -wanted], dim=1)
     with (
         patch.object(spread, "collect_keys", lambda *_: keys.clone()),
-        patch.object(edit, "optimise_targets", lambda *_: Targets(delta, (0.0, 0.0), (1, 1))),
+        patch.object(spread, "optimise_targets", lambda *_: Targets(delta, (0.0, 0.0), (1, 1))),
     ):
         yield
 
@@ -271,7 +271,7 @@ def tried(editor: LifelongEditor, method: str) -> Any:
         assert state_of(editor) == before
         return None
     assert entry is not None
-    return KernelRecord.from_bytes(editor._session.store.objects.get(str(entry.record))).parts[NAME]
+    return KernelRecord.from_bytes(editor.store.objects.get(str(entry.record))).parts[NAME]
 
 
 def checked(part: KernelPart, moment: Tensor, limit: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from lifelong_edit.algebra.columns import Columns
 from lifelong_edit.algebra.objective import Memory, append, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.state.layers import weights_digest
+from lifelong_edit.kinds.kernel.state import weights_digest
 from tests.reliability.engines import base_model
 from tests.reliability.syscalls import ROOT
 from tests.samples import REQUESTS, new_editor
@@ -127,7 +127,7 @@ def test_a_store_opens_alike_with_any_number_of_threads(scratch: Path) -> None:
     weights = {}
     for count in THREADS:
         with threads(count), LifelongEditor.open(scratch / "store", base_model(), read_only=True) as editor:
-            weights[count] = editor._session.head.layers[0].weight
+            weights[count] = editor.state.layers[0].weight
             recorded = editor.head.weights
             assert count > 1 or weights_digest({editor.editable.weight_name(0): weights[1]}) == recorded
     base = base_model().weight(0).double()

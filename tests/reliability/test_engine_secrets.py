@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lifelong_edit.editing import edit
+from lifelong_edit.editing import spread
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import LifelongEditError, ModelMismatch, RequestError, SolveError, StoreError
@@ -78,13 +78,13 @@ def whole_life(hidden: Path, folder: Path) -> list[str]:
 
 
 def unsolvable(editor: LifelongEditor) -> None:
-    plain = edit.optimise_targets
+    plain = spread.optimise_targets
 
     def poisoned(*arguments: object) -> object:
         found = plain(*arguments)  # type: ignore[arg-type]
         return replace(found, delta=found.delta * torch.nan)
 
-    with patch.object(edit, "optimise_targets", poisoned):
+    with patch.object(spread, "optimise_targets", poisoned):
         editor.apply([EditRequest("{} lies in", "Kessel", "Oran", id="unsolvable")])
 
 

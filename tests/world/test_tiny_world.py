@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from lifelong_edit.editing.second_moments import read_moment, shipped_moments
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine.state.second_moments import read_moment, shipped_moments
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint

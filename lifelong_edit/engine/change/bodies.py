@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, FactLife, History
 from lifelong_edit.store.history import fact_named
 
@@ -63,6 +64,14 @@ def restore_body(history: History, names: Sequence[str]) -> dict[str, Any]:
             raise RequestError(f"fact {id!r} and another of these answer the same prompt. Restore one of them.")
     superseded = [fact.id for fact in history.active.values() if fact.statement in statements]
     return {"facts": ids, "superseded": superseded}
+
+
+def replacing(history: History, name: str, target: str) -> EditRequest:
+    """The request that gives an active fact another target; `RequestError` for a fact that is not active."""
+    old = fact_named(history.facts, name)
+    if old.status != "active":
+        raise RequestError(f"fact {old.id!r} is {old.status} since seq {old.since}. Restore it, or apply a new one.")
+    return EditRequest.from_dict({**old.request.to_dict(), "id": None, "target_new": target})
 
 
 def facts_of(history: History, seq: int) -> list[str]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
 
-from lifelong_edit.engine.change.plan import Change
 from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored, scores_body
-from lifelong_edit.engine.measure.telemetry import at_risk, read_out, telemetry_body
 from lifelong_edit.engine.measure.vital_signs import vital_signs, watched
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import HealthStop, RequestError
+from lifelong_edit.kinds.kind import Change
 from lifelong_edit.store import EDITS, Entry, FactLife
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import SIGNS, Band, Health, HealthLimits, Reading, judge
@@ -80,15 +79,15 @@ def check(session: Session, change: Change, budget: Budget) -> dict[str, Any]:
 
     The old facts that are asked about on the way go into `scores`, so retention is measured on the same schedule.
     """
-    read = read_out(session, change.layers)
+    kind = session.kind
     facts = replace(budget.scope, newest=True).of(
         list(change.history.active.values()),
         session.settings.seed + session.head.last.seq,
-        at_risk(change.history, change.layers, read),
+        kind.risks(change.history, change.state),
     )
-    signs = vital_signs(session, change.layers, read)
-    with session.editable.rewritten({n: layer.weight for n, layer in change.layers.items()}):
-        figures = scored(session, facts, budget.metrics)
+    signs = vital_signs(session, change.state)
+    with kind.showing(change.state) as editable:
+        figures = scored(editable, facts, budget.metrics)
     signs["forgetting"] = _forgetting(session, facts, figures[EFFICACY])
     reading = Reading(len(change.history.active), signs)
     judged = judge([*readings(session.head.entries), reading], budget.limits or default_limits(session))
@@ -96,8 +95,7 @@ def check(session: Session, change: Change, budget: Budget) -> dict[str, Any]:
         raise HealthStop(f"{_told(judged)} Nothing was committed. Revert edits, or raise the limit.")
     if judged.band != Band.green:
         warnings.warn(_told(judged), stacklevel=5)
-    about = {"telemetry": telemetry_body(change, read), "vital": {"facts": reading.facts, "signs": signs}}
-    return {**scores_body(facts, figures), **about}
+    return {**scores_body(facts, figures), "vital": {"facts": reading.facts, "signs": signs}}
 
 
 def _forgetting(session: Session, facts: Sequence[FactLife], figure: Figure) -> float:

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lifelong_edit.engine.change.bodies import changed_facts
-from lifelong_edit.engine.change.plan import Change
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted, target_scores
 from lifelong_edit.engine.measure.scores import EFFICACY, scored, scores_body
-from lifelong_edit.engine.measure.telemetry import read_out, telemetry_body
-from lifelong_edit.engine.state.layers import survived
-from lifelong_edit.engine.state.library import record_of
-from lifelong_edit.engine.state.session import Session, digest_of
+from lifelong_edit.engine.state.session import Session
+from lifelong_edit.kinds.kind import Change
 from lifelong_edit.store import EDITS, Entry, FactLife
 
 SURVIVAL_WARNING = 0.9
@@ -47,26 +44,20 @@ class Commit:
 
 def commit(session: Session, change: Change, requests: Mapping[str, str], skipped: tuple[str, ...] = ()) -> Commit:
     """Commit a change. `requests` are its idempotency keys: id and content digest. An edit says how it took."""
-    editable, head = session.editable, session.head
-    live = {n: editable.cast(n, layer.weight) for n, layer in change.layers.items()}  # refuses what is not finite
-    kept = {
-        layer.name: survived(layer.base, head.layers[n].weight, layer.weight, editable.weight(n).cpu(), live[n].cpu())
-        for n, layer in change.layers.items()
-    }
-    body = {**change.body, "weights": digest_of(change.layers), "survived": kept}
+    kind, head = session.kind, session.head
+    kept = kind.survival(session.state, change.state)  # refuses what the live model cannot hold
+    body = {**change.body, "weights": change.state.digest, "survived": kept}
     about = changed_facts(change.history, body)
     if change.kind in EDITS and "scores" not in body:
-        with editable.rewritten(live):
-            body |= scores_body(about, scored(session, about, (EFFICACY,)))
-    if "telemetry" not in body:
-        body["telemetry"] = telemetry_body(change, read_out(session, change.layers))
-    record = record_of(change.deltas, change.columns, [fact.id for fact in about])
-    entry = session.store.commit(change.kind, body, record.to_bytes(), requests, head.last.digest)
-    editable.set_weights(live)
-    session.advance(entry, change.columns, change.history, change.layers)
-    if min(kept.values()) < SURVIVAL_WARNING:
+        with kind.showing(change.state) as editable:
+            body |= scores_body(about, scored(editable, about, (EFFICACY,)))
+    body = {**kind.told(head, change), **body}
+    record = kind.record(change, [fact.id for fact in about])
+    entry = session.store.commit(change.kind, body, record, requests, head.last.digest)
+    session.take(entry, change)
+    if kept and min(kept.values()) < SURVIVAL_WARNING:
         warnings.warn(
-            f"Only {min(kept.values()):.0%} of the edit survived the cast to {editable.dtype}. "
+            f"Only {min(kept.values()):.0%} of the edit survived the cast to {session.editable.dtype}. "
             "Open the model in float32, and cast when exporting.",
             stacklevel=4,
         )

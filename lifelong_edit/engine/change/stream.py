@@ -36,7 +36,7 @@ def stream(
     yield from keep() if keep else ()
 
 
-def every(edits: int, session: Session, relax: Callable[[], Commit]) -> Keep:
+def upkeep(edits: int, session: Session, relax: Callable[[], Commit]) -> Keep:
     """Relaxes after every so many edits since the last time that it helped.
 
     When that is follows from the ledger alone, so a stream that is started again does it where it was to be done.

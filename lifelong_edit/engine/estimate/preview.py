@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
 
 from lifelong_edit.datasets.jsonl import SourcedRequest
-from lifelong_edit.editing.methods.method import Method
-from lifelong_edit.engine.change.plan import Ridges
+from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.engine.change.validate import Intake, take_in
-from lifelong_edit.engine.estimate import forecast
-from lifelong_edit.engine.estimate.forecast import Cost, Near, Rehearsed
 from lifelong_edit.engine.estimate.sources import BadRow, Survey
-from lifelong_edit.engine.state.second_moments import Progress
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kind import Cost, How, Near, Rehearsed
 from lifelong_edit.model.subject import encode
 from lifelong_edit.store import FactLife
 from lifelong_edit.tracking.scores import score_continuations
-
-if TYPE_CHECKING:
-    from lifelong_edit.engine.reader import Reader
 
 FACTS_PER_PASS = 64
 
@@ -101,12 +95,13 @@ class Preview:
 
 
 def preview(
-    reader: Reader,
+    session: Session,
     rows: Survey,
     batches: Sequence[Sequence[SourcedRequest]],
     method: str = "memit",
     ridge: float | None = None,
     progress: Progress | None = None,
+    protecting: bool = False,
 ) -> Preview:
     """Take in `batches` of the requests in `rows` one after the other, as an editor would; nothing is written.
 
@@ -114,14 +109,14 @@ def preview(
     live targets or several layers, later commits of a stream meet other ones. `progress` is told facts looked at and
     facts in all. `RequestError` for a method that does not exist or takes no batch of this size.
     """
-    session = reader._session
     session.at_head()
-    chosen = session.settings.method(method)
-    ridges = chosen.ridges(session.init["calibration"], ridge)
-    taken = _Taken(Rehearsed(session.head.history, session.head.last.seq), bad=list(rows.bad))
+    choose = partial(session.kind.choose, method, ridge, protecting=protecting)
+    taken = _Taken(
+        Rehearsed(session.head.history, session.head.last.seq, "protect" if protecting else "edit"), list(rows.bad)
+    )
     for batch in batches:
-        taken.take(session, chosen, batch)
-    return _described(session, rows, taken, ridges, progress)
+        taken.take(session, choose, batch)
+    return _described(session, rows, taken, choose(1), progress)
 
 
 @dataclass
@@ -134,21 +129,21 @@ class _Taken:
     commits: list[PlannedCommit] = field(default_factory=list)
     contradictions: list[Contradiction] = field(default_factory=list)
 
-    def take(self, session: Session, method: Method, batch: Sequence[SourcedRequest]) -> None:
+    def take(self, session: Session, choose: Callable[[int], How], batch: Sequence[SourcedRequest]) -> None:
         """One more commit; `RequestError` for a batch that is too large for the method."""
         known = self.rehearsed.history.facts
         intake, refused = _intake(session, known, batch)
         if intake.requests:
-            method.check_batch(len(intake.requests))
+            choose(len(intake.requests))
         self.bad += refused
         where = {sourced.request: sourced.line for sourced in reversed(batch)}  # of equal rows the first
         self.lines |= {id: where[request] for id, request in zip(intake.ids, intake.requests, strict=True)}
         self.commits.append(PlannedCommit(intake.ids, intake.skipped, intake.superseded))
         self.contradictions += _contradictions(known, intake, self.lines)
-        self.rehearsed = self.rehearsed.then(intake)
+        self.rehearsed = self.rehearsed.then(intake.body()) if intake.requests else self.rehearsed
 
 
-def _described(session: Session, rows: Survey, taken: _Taken, ridges: Ridges, progress: Progress | None) -> Preview:
+def _described(session: Session, rows: Survey, taken: _Taken, how: How, progress: Progress | None) -> Preview:
     rehearsed = taken.rehearsed
     written = [id for commit in taken.commits for id in commit.write]
     requests = [rehearsed.history.facts[id].request for id in written]
@@ -157,7 +152,7 @@ def _described(session: Session, rows: Survey, taken: _Taken, ridges: Ridges, pr
         _fact(session, id, taken.lines[id], request, now)
         for id, request, now in zip(written, requests, said, strict=True)
     )
-    columns = forecast.planned_columns(session, rehearsed, ridges)
+    found = session.kind.forecast(session.head, rehearsed, how)
     return Preview(
         rows=len(rows.requests) + len(rows.bad),
         bad=tuple(sorted(taken.bad, key=lambda row: row.line)),
@@ -166,10 +161,10 @@ def _described(session: Session, rows: Survey, taken: _Taken, ridges: Ridges, pr
         commits=tuple(taken.commits),
         contradictions=tuple(taken.contradictions),
         shared=tuple(ids for ids in rehearsed.history.slots().values() if len(ids) > 1 and {*ids} & {*written}),
-        near=forecast.near(session, rehearsed, columns),
-        columns=len(rehearsed.groups),
-        capacity=forecast.capacity(session, rehearsed, columns),
-        cost=forecast.cost(session, rehearsed) if rehearsed.groups else None,
+        near=found.near,
+        columns=found.values,
+        capacity=found.capacity,
+        cost=found.cost,
     )
 
 
@@ -225,8 +220,8 @@ def _parts(requests: Sequence[EditRequest], progress: Progress | None) -> Iterat
 
 def _said(session: Session, requests: Sequence[EditRequest]) -> list[bool]:
     pairs = [(request.question, request.target_new) for request in requests]
-    editable = session.editable
-    return [score.argmax for score in score_continuations(editable.model, editable.tokenizer, pairs)]
+    with session.kind.showing(session.state) as editable:
+        return [score.argmax for score in score_continuations(editable.model, editable.tokenizer, pairs)]
 
 
 def _fact(session: Session, id: str, line: int, request: EditRequest, said: bool) -> PlannedFact:

@@ -1,19 +1,16 @@
-"""Blame: which facts' keys explain an answer."""
+"""Blame: which facts are behind an answer, and which later edit made the model forget a fact.
+
+Both are read off what a store holds, and confirmed by leaving the suspect out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from lifelong_edit.algebra.system import removal, solve_whole
-from lifelong_edit.engine.state.layers import EditedLayer
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
-from lifelong_edit.model.hooks import captured
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.kinds.kind import State
+from lifelong_edit.store.history import fact_named
 from lifelong_edit.tracking.answers import answer
 
 
@@ -45,58 +42,97 @@ class Blame:
     slots: tuple[Blamed, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """One batch's part in what the weights miss of a fact's value.
+
+    `share` is <part, missing> / |missing|^2 over the edited layers; the shares of all batches sum to 1, and one is
+    negative where a batch gives back. `facts` are those of the batch whose columns stand.
+    """
+
+    seq: int
+    share: float
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What became of a fact, and why.
+
+    `base` and `now` are what the model said before all edits and says now. `missing` is |v - W k| / |v - W_0 k|. `own`
+    is the part of the fact's own batch: what it left unwritten. `suspects` are the later batches, the largest share
+    first, and `without` is what the model says once all columns of the first are taken out; None without a later one.
+    """
+
+    fact: str
+    target: str
+    base: str
+    now: str
+    missing: float
+    own: Suspect
+    suspects: tuple[Suspect, ...]
+    without: str | None
+
+    @property
+    def said(self) -> bool:
+        """Whether the model says the fact now."""
+        return self.now.startswith(self.target)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the fact is not said, and is without the first suspect."""
+        return not self.said and self.without is not None and self.without.startswith(self.target)
+
+
 def blame(session: Session, prompt: str, count: int = 5) -> Blame:
     """The `count` slots with the largest shares, each tried by leaving it out; one fact must be active."""
-    editable, history = session.at_head(), session.head.history
-    if not history.active:
+    session.at_head()
+    kind, head = session.kind, session.head
+    if not head.history.active:
         raise RequestError("No fact is active, so no edit can be behind an answer.")
     if not prompt.strip():
         raise RequestError("The prompt is empty. Give the text whose continuation you want explained.")
-    with editable.rewritten({n: layer.base for n, layer in session.head.layers.items()}):
-        base = answer(editable, prompt)
-    said = answer(editable, prompt)
-    slots = list(history.slots())
-    shares, written, change = torch.zeros(len(slots), dtype=torch.float64), 0.0, 0.0
-    for number, layer in session.head.layers.items():
-        inputs = _inputs(session, number, prompt)  # K  [d_in, T]
-        parts, total = _parts(layer, inputs, slots)
-        shares, change = shares + parts, change + total
-        written += float((layer.base.double() @ inputs).square().sum())
-    shares = shares / max(change, 1e-300)
-    top = shares.abs().argsort(descending=True)[:count].tolist()
-    found = [_blamed(session, slots[i], float(shares[i]), prompt, said) for i in top]
-    return Blame(prompt, said, base, (change / max(written, 1e-300)) ** 0.5, tuple(found))
+    shares, moved = kind.shares(head, prompt)
+    said = _answer(session, session.state, prompt)
+    top = sorted(shares, key=lambda slot: -abs(shares[slot]))[:count]
+    found = [_blamed(session, slot, shares[slot], prompt, said) for slot in top]
+    return Blame(prompt, said, _answer(session, kind.base, prompt), moved, tuple(found))
 
 
-def _parts(layer: EditedLayer, inputs: Tensor, slots: Sequence[str]) -> tuple[Tensor, float]:
-    """<c_s, D K> to every slot s, with c_s the slot's share of D K = X Q'K [d_out, T]; and |D K|^2, their sum."""
-    columns = layer.whole
-    solution = solve_whole(list(layer.columns.values()), layer.memory)  # X  [d_out, n]
-    answers = columns.whitened.T @ inputs  # Q'K  [n, T]
-    moved = solution @ answers  # D K  [d_out, T]
-    parts = ((solution.T @ moved) * answers).sum(dim=1)  # [n]
-    position = torch.tensor([slots.index(placed.value.slot) for placed in layer.placed])
-    return torch.zeros(len(slots), dtype=torch.float64).index_add(0, position, parts), float(moved.square().sum())
+def forgotten(session: Session, name: str) -> Forgotten:
+    """Who is behind what is missing of an active fact; `RequestError` for one unknown, protected or inactive."""
+    session.at_head()
+    kind, head = session.kind, session.head
+    fact = fact_named(head.history.facts, name)
+    if fact.status != "active" or fact.protected:
+        status = "protected" if fact.status == "active" else fact.status
+        raise RequestError(f"fact {fact.id!r} is {status}, so no edit made the model forget it. Name an active edit.")
+    shares, own, missing = kind.suspects(head, fact.id)
+    found = {seq: Suspect(seq, share, _facts(session, seq)) for seq, share in shares.items()}
+    later = sorted((one for seq, one in found.items() if seq > own), key=lambda one: -one.share)
+    base, now, without = (
+        _answer(session, kind.base, fact.question),
+        _answer(session, session.state, fact.question),
+        None,
+    )
+    if later:
+        without = _answer(session, kind.without(head, seq=later[0].seq), fact.question)
+    return Forgotten(fact.id, fact.request.target_new, base, now, missing, found[own], tuple(later), without)
 
 
-@torch.no_grad()
-def _inputs(session: Session, number: int, prompt: str) -> Tensor:
-    """What the edited weight is given at every token of the prompt [d_in, T], float64, on the CPU."""
-    editable = session.editable
-    ids = torch.tensor([tokens(editable.tokenizer, prompt.rstrip())[0]], device=editable.device)
-    with captured(editable.write(number)) as seen, editable.stop_after(number):
-        editable.model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return seen.input[0].cpu().double().T
+def _answer(session: Session, state: State, prompt: str) -> str:
+    with session.kind.showing(state) as editable:
+        return answer(editable, prompt)
 
 
 def _blamed(session: Session, slot: str, share: float, prompt: str, said: str) -> Blamed:
-    """The slot's facts and the answer without its columns."""
+    """The slot's facts, those that the model says first, and the answer without its columns."""
     history = session.head.history
-    weights = {}
-    for number, layer in session.head.layers.items():
-        gone = [i for i, placed in enumerate(layer.placed) if placed.value.slot == slot]
-        weights[number] = layer.weight + removal(list(layer.columns.values()), layer.memory, gone).dense()
-    with session.editable.rewritten(weights):
-        without = answer(session.editable, prompt)
+    without = _answer(session, session.kind.without(session.head, slot=slot), prompt)
     ids = sorted(history.slots()[slot], key=lambda id: not said.startswith(history.facts[id].request.target_new))
     return Blamed(tuple(ids), share, without)
+
+
+def _facts(session: Session, seq: int) -> tuple[str, ...]:
+    """The active facts that the batch `seq` holds."""
+    return tuple(sorted(session.kind.held_by(session.head, seq)))

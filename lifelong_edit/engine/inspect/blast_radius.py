@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lifelong_edit.engine.change.plan import Change
 from lifelong_edit.engine.state.session import Session
+from lifelong_edit.kinds.kind import Change
 from lifelong_edit.tracking.scores import Score, score_continuations
 
 
@@ -58,34 +58,19 @@ def predicted(session: Session, change: Change) -> BlastRadius:
     """The blast radius from stored keys alone: no forward pass."""
     before, after = session.head.history, change.history
     changed = {id for id, fact in after.facts.items() if fact != before.facts.get(id)} | set(change.rewritten)
-    standing = {id: chain[-1] for chain in before.chains().values() for id in chain[-1].facts}
-    others = {id: column for id, column in standing.items() if id not in changed}
-    shifts = dict.fromkeys(others, 0.0)
-    for layer in session.head.layers.values():
-        values = {placed.value: i for i, placed in enumerate(layer.placed)}
-        held = layer.whole.take([values[column] for column in others.values()])
-        pair = change.deltas[layer.name]
-        moved = (pair.left @ (pair.right.T @ held.keys)).norm(dim=0)  # |D k|  [n]
-        share = moved / held.base_residuals.norm(dim=0).clamp_min(1e-300)
-        shifts = {id: max(known, float(new)) for (id, known), new in zip(shifts.items(), share, strict=True)}
+    others = [id for id in before.active if id not in changed]
+    shifts = session.kind.shifts(session.head, change, others)
     ordered = sorted(shifts.items(), key=lambda item: -item[1])
-    recomputed = _recomputed(session, change)
+    recomputed = session.kind.recomputed(session.head, change)
     gone = [before.facts[id].seq for id in changed if id in before.active]
-    later = {c.seq for c in before.columns if gone and c.seq > min(gone) and c.facts & others.keys()}
+    later = {c.seq for c in before.columns if gone and c.seq > min(gone) and c.facts & set(others)}
     saw = tuple(sorted(later)) if session.settings.targets == "live" else ()
     return BlastRadius(tuple(Shift(id, after.facts[id].seq, size) for id, size in ordered), recomputed, saw)
 
 
 def target_scores(session: Session, shifts: Sequence[Shift]) -> list[Score]:
-    """How the live model says the facts of these shifts."""
-    facts, editable = session.head.history.facts, session.editable
-    requests = [facts[shift.fact].request for shift in shifts]
-    pairs = [(request.question, request.target_new) for request in requests]
-    return score_continuations(editable.model, editable.tokenizer, pairs)
-
-
-def _recomputed(session: Session, change: Change) -> tuple[int, ...]:
-    """The seqs of the batches of the head whose pairs are others after the change."""
-    number, layer = next(iter(session.head.layers.items()))
-    after = change.layers[number]
-    return tuple(seq for seq, pair in after.pairs.items() if seq in layer.pairs and layer.pairs[seq] is not pair)
+    """How the model at the head says the facts of these shifts."""
+    facts = session.head.history.facts
+    pairs = [(facts[shift.fact].question, facts[shift.fact].request.target_new) for shift in shifts]
+    with session.kind.showing(session.state) as editable:
+        return score_continuations(editable.model, editable.tokenizer, pairs)

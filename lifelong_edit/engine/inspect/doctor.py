@@ -27,7 +27,7 @@ class Finding:
 def examine(session: Session) -> list[Finding]:
     """Format, software, base model, disk and strays. It changes nothing; `verify` checks the history itself."""
     findings = [_format(session), *_software(session), _strays(session), _disk(session)]
-    return [*findings, _probes(session)] if session.head.layers and "probes" in session.init else findings
+    return [*findings, _probes(session)] if session.head.state is not None and "probes" in session.init else findings
 
 
 def _format(session: Session) -> Finding:
@@ -61,7 +61,7 @@ def _disk(session: Session) -> Finding:
 
 
 def _probes(session: Session) -> Finding:
-    with session.editable.rewritten({n: layer.base for n, layer in session.head.layers.items()}):
-        distance = probe_distance(session.editable, session.init["probes"])
+    with session.kind.showing(session.kind.base) as editable:
+        distance = probe_distance(editable, session.init["probes"])
     told = f"logits differ by {distance:.1e} of the largest (warning {WARNING:g}, refusal {REFUSAL:g})"
     return Finding("base model", told, "" if distance <= WARNING else "It computes otherwise than it did at init.")

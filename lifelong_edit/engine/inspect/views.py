@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lifelong_edit.algebra.columns import Pair
 from lifelong_edit.engine.state.session import Session
+from lifelong_edit.kinds.kind import Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import FactLife, History
 from lifelong_edit.tracking.answers import answer
@@ -14,15 +15,18 @@ from lifelong_edit.tracking.answers import answer
 
 @dataclass(frozen=True)
 class View:
-    """The state after entry `seq`, read-only. Its model shares all tensors but the edited weights with the live one.
-
-    `deltas` is, to each edited weight, what was added to it, as a thin pair [d_out, r], [d_in, r]; float64.
-    """
+    """The state after entry `seq`, read-only. Its model shares all tensors but the edited weights with the live one."""
 
     seq: int
     history: History
     editable: EditableModel
-    deltas: Mapping[str, Pair]
+    kind: Kind
+    state: State
+
+    @property
+    def deltas(self) -> Mapping[str, Pair]:
+        """What was added to each edited weight, as a thin pair; `RequestError` from a kind that adds no such thing."""
+        return self.kind.deltas(self.state)
 
     @property
     def facts(self) -> dict[str, FactLife]:
@@ -53,25 +57,20 @@ class Diff:
 def view_at(session: Session, seq: int) -> View:
     """The state after entry `seq`."""
     history = session.history_at(seq)
-    layers = session.layers_at(history)
-    editable = session.editable.sharing({n: layer.weight for n, layer in layers.items()})
-    return View(seq, history, editable, {layer.name: layer.earlier for layer in layers.values()})
+    state = session.state_at(history)
+    return View(seq, history, state.apart(session.editable), session.kind, state)
 
 
 def difference(session: Session, a: int, b: int, prompts: Sequence[str] | None = None) -> Diff:
     """What the states after entries `a` and `b` differ in; by default with the prompts of these facts."""
-    (one, mine), (other, theirs) = ((h, session.layers_at(h)) for h in map(session.history_at, (a, b)))
+    (one, mine), (other, theirs) = ((h, session.state_at(h)) for h in map(session.history_at, (a, b)))
     gained = tuple(fact for id, fact in other.active.items() if id not in one.active)
     lost = tuple(fact for id, fact in one.active.items() if id not in other.active)
     if prompts is None:
         prompts = list(dict.fromkeys(fact.request.question for fact in (*gained, *lost)))
     said = []
-    for layers in (mine, theirs):
-        with session.editable.rewritten({n: layer.weight for n, layer in layers.items()}):
-            said.append([answer(session.editable, prompt) for prompt in prompts])
-    weights = {
-        layer.name: float(((theirs[n].weight - layer.weight).norm() / layer.base.double().norm()).item())
-        for n, layer in mine.items()
-    }
+    for state in (mine, theirs):
+        with session.kind.showing(state) as editable:
+            said.append([answer(editable, prompt) for prompt in prompts])
     answers = {prompt: (x, y) for prompt, x, y in zip(prompts, *said, strict=True) if x != y}
-    return Diff(a, b, gained, lost, weights, answers)
+    return Diff(a, b, gained, lost, session.kind.distances(mine, theirs), answers)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lifelong_edit.engine.change.plan import plan
 from lifelong_edit.engine.change.validate import take_in
-from lifelong_edit.engine.measure.telemetry import read_out
 from lifelong_edit.engine.measure.vital_signs import vital_signs
 from lifelong_edit.engine.state.provenance import signed
 from lifelong_edit.engine.state.session import Session
@@ -20,14 +18,13 @@ def noise_of(session: Session, harmless: Sequence[EditRequest]) -> dict[str, flo
     """The largest growth of every sign that one of these requests causes by itself; nothing is committed."""
     if not harmless:
         raise RequestError("Calibration needs edits that are known to be harmless. Give some requests.")
-    layers = session.head.layers
-    before = vital_signs(session, layers, read_out(session, layers))
+    kind, head = session.kind, session.head
+    before = vital_signs(session, session.state)
     noise = dict.fromkeys(before, 0.0)
     for request in harmless:
-        batch = take_in(session.at_head(), session.contexts, session.head.history.facts, [request])
+        batch = take_in(session.at_head(), session.contexts, head.history.facts, [request])
         body = {**signed(None, None, session.settings.seed), "method": METHOD, **batch.body()}
-        ridges = session.settings.method(METHOD).ridges(session.init["calibration"])
-        change = plan(session, "edit", body, ridges, session.settings.halvings)
-        after = vital_signs(session, change.layers, read_out(session, change.layers))
+        change = kind.write(head, "edit", body, kind.choose(METHOD, None, 1))
+        after = vital_signs(session, change.state)
         noise = {name: max(value, after[name] - before[name]) for name, value in noise.items()}
     return noise

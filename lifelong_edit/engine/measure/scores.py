@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from lifelong_edit.engine.state.layers import EditedLayer
-from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
-from lifelong_edit.store import EDITS, Entry, FactLife, History
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.store import EDITS, Entry, FactLife
 from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.retention import FactScore
-from lifelong_edit.tracking.scores import measure, score_continuations
+from lifelong_edit.tracking.scores import EFFICACY, measure
 
-EFFICACY = "rewrite/argmax"
+__all__ = ["EFFICACY", "Scope", "measurements", "scored", "scores_body"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +49,9 @@ class Scope:
         return [fact for fact in edits if fact.id in wanted or (self.newest and fact.seq == last)]
 
 
-def scored(session: Session, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
-    """The figures of these facts on the live model, by metric."""
-    return measure(session.editable, [fact.request for fact in facts], metrics)
-
-
-def said(
-    session: Session, history: History, groups: Sequence[Collection[str]], layers: Mapping[int, EditedLayer]
-) -> list[bool]:
-    """For each group of facts whether the model says all of them, confidently, while it holds these layers."""
-    editable, limit = session.editable, -math.log(session.settings.confidence)
-    asked = {id: history.facts[id].request for group in groups for id in group}
-    pairs = [(request.question, request.target_new) for request in asked.values()]
-    with editable.rewritten({n: layer.weight for n, layer in layers.items()}):
-        scores = score_continuations(editable.model, editable.tokenizer, pairs)
-    known = {id: score.argmax and score.nll <= limit for id, score in zip(asked, scores, strict=True)}
-    return [all(known[id] for id in group) for group in groups]
+def scored(editable: EditableModel, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
+    """The figures of these facts on a model, by metric."""
+    return measure(editable, [fact.request for fact in facts], metrics)
 
 
 def scores_body(facts: Sequence[FactLife], figures: Mapping[str, Figure]) -> dict[str, Any]:

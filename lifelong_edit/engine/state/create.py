@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.keys import collect_keys
-from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.engine.state.layers import weights_digest
-from lifelong_edit.engine.state.probes import take_probes
-from lifelong_edit.engine.state.provenance import signed
-from lifelong_edit.engine.state.second_moments import (
+from lifelong_edit.editing.second_moments import (
     Progress,
     collected_moments,
     mixed_moment,
-    read_moment,
     shipped_moments,
 )
+from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.engine.state.probes import take_probes
+from lifelong_edit.engine.state.provenance import signed
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds import DEFAULT, kind_named
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import GENESIS, ObjectStore, Store
-from lifelong_edit.store.bodies import Body
 from lifelong_edit.tracking.watch import Watch, Watched
 
 Model = str | Path | EditableModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -52,6 +50,7 @@ def found(
     progress: Progress | None,
     watch: Watch | None,
     protect: Sequence[EditRequest] = (),
+    memory_kind: str = DEFAULT,
 ) -> Store:
     """A new store whose first entry says what it is pinned to. `beside` is the model's folder, if it has one.
 
@@ -60,19 +59,22 @@ def found(
     `SolveError` when the moments cannot be inverted.
     """
     layers, base = settings.resolved(editable), fingerprint(editable)
-    if text is None and beside is None:
+    kind = kind_named(memory_kind)
+    if kind.needs_moments and text is None and beside is None:
         raise RequestError("A model given as an object has no second moments beside it. Give generic text (text=...).")
-    moments = shipped_moments(beside, layers, base) if text is None and beside is not None else {}
+    shipped = kind.needs_moments and text is None and beside is not None
+    moments = shipped_moments(beside, layers, base) if shipped and beside is not None else {}
     store = Store.create(path)
     try:
         scratch = store.layout.statistics
-        if text is not None:
+        if text is not None and kind.needs_moments:
             moments = collected_moments(editable, base, layers, text, settings.statistics, scratch, progress)
         contexts = sample_contexts(editable, settings.contexts, settings.seed)
         moments = _sparing(moments, editable, protect, contexts, settings.protection)
-        body = _body(editable, base, layers, moments, scratch, settings, contexts) | _kept_away(
-            editable, watch, protect
-        )
+        settings = replace(settings, layers=layers)
+        body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
+        body |= kind.pin(editable, settings, moments, ObjectStore(scratch))
+        body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     except BaseException:
         store.close()
@@ -100,34 +102,11 @@ def _kept_away(editable: EditableModel, watch: Watch | None, protect: Sequence[E
     return watched | ({"protected": [request.to_dict() for request in protect]} if protect else {})
 
 
-def _body(
-    editable: EditableModel,
-    base: str,
-    layers: Sequence[int],
-    moments: dict[int, bytes],
-    scratch: Path,
-    settings: EditorSettings,
-    contexts: Sequence[str],
-) -> dict[str, Any]:
-    """What the first entry says; the second moments are kept on the way, and a useless one is refused."""
-    metrics = {layer: Metric.from_moment(read_moment(moments[layer])[0], settings.shrinkage) for layer in layers}
-    statistics = ObjectStore(scratch)
+def _body(editable: EditableModel, base: str, settings: EditorSettings, contexts: Sequence[str]) -> dict[str, Any]:
+    """What the first entry says whatever the kind of memory."""
     return {
-        "config": {**settings.to_dict(), "layers": list(layers)},
+        "config": settings.to_dict(),
         "fingerprint": base,
         "contexts": list(contexts),
         "probes": take_probes(editable, settings.seed),
-        "statistics": {str(layer): statistics.put(moments[layer]) for layer in layers},
-        "calibration": {str(layer): metrics[layer].mean_key_mass for layer in layers},
-        "condition": {str(layer): metrics[layer].condition for layer in layers},
-        "base_weights": weights_digest({editable.weight_name(layer): editable.weight(layer) for layer in layers}),
-    }
-
-
-def pinned_metrics(store: Store, init: Body, settings: EditorSettings) -> dict[int, Metric]:
-    """The metrics of the edited layers from the second moments the store is pinned to, by digest."""
-    statistics = ObjectStore(store.layout.statistics)
-    return {
-        int(layer): Metric.from_moment(read_moment(statistics.get(digest))[0], settings.shrinkage)
-        for layer, digest in init["statistics"].items()
     }

@@ -63,7 +63,7 @@ def test_a_red_sign_stops_an_edit_before_anything_is_committed(editor: LifelongE
         editor.apply(REQUESTS, budget=Budget(every=1, limits=NOTHING))
     assert refused.value.exit_code == 3
     assert (fingerprint(editor.editable), editor.history()) == (before, entries)
-    assert not list(editor._session.store.objects.root.rglob("*.safetensors"))
+    assert not list(editor.store.objects.root.rglob("*.safetensors"))
 
 
 def test_a_warning_is_all_when_that_is_wanted(editor: LifelongEditor) -> None:

@@ -21,7 +21,7 @@ def test_without_a_ridge_later_edits_do_not_move_a_protected_value(targets: str,
         assert commit.entry is not None and commit.entry.weights == editor.history()[0].body["base_weights"]
         assert commit.entry.body["loss"] == [0.0, 0.0] and commit.entry.body["steps"] == [0, 0]
         editor.apply(REQUESTS[2:], method="emmet")
-        layer = editor._session.head.layers[0]
+        layer = editor.state.layers[0]
         keys, base = layer.whole.keys, layer.base.double()
         moved = ((layer.weight - base) @ keys).norm(dim=0) / (base @ keys).norm(dim=0)
         assert (moved[:2] < 1e-9).all() and (moved[2:] > 1e-3).all()

@@ -10,9 +10,9 @@ import torch
 
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.second_moments import read_moment
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.state.second_moments import read_moment
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from tests.engine.editors import base_model, live

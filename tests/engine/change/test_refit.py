@@ -61,7 +61,7 @@ def faded(folder: Path, ridge: float = LARGE, **choices: Any) -> LifelongEditor:
 
 def scores(editor: LifelongEditor) -> dict[str, float]:
     """Which of the active facts the model says."""
-    facts = list(editor._session.head.history.active)
+    facts = list(editor.standing.history.active)
     return dict(zip(facts, editor.scores()[EFFICACY].each, strict=True))  # type: ignore[arg-type]
 
 
@@ -132,7 +132,7 @@ def test_a_relaxed_fact_is_reverted_and_restored_as_any_other(way: dict[str, Any
         plain, relaxed = digest(editor), editor.relax()
         there, (one, *_) = digest(editor), relaxed.facts
         editor.revert(one.id)
-        assert one.id not in editor._session.head.history.active
+        assert one.id not in editor.standing.history.active
         editor.restore(one.id)
         assert digest(editor) == there  # with the ridge it was given last
         editor.apply(edit_requests(WORLD, 14, 0)[12:])
@@ -207,13 +207,13 @@ def test_a_budget_can_refuse_to_relax(tmp_path: Path) -> None:
 def test_a_repaired_store_has_the_weights_of_one_batch(
     choices: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.keeper.improves", lambda effect: True)
-    monkeypatch.setattr("lifelong_edit.engine.change.refit.SHARES", (0.0,))
+    monkeypatch.setattr("lifelong_edit.engine.editor.improves", lambda effect: True)
+    monkeypatch.setattr("lifelong_edit.kinds.kernel.refit.SHARES", (0.0,))
     with edited(tmp_path / "store", [*BATCHES, [WORK]], memory="batch", targets="live", **choices) as editor:
         before = digest(editor)
         commit = editor.repair()
         assert commit.entry is not None and commit.entry.kind == "repair" and commit.facts == ()
-        for number, layer in editor._session.head.layers.items():
+        for number, layer in editor.state.layers.items():
             every = [_record_of_seq(tmp_path, seq, number) for seq in (1, 2, 3, 4)]
             stands = _joined(every, gone=0)  # work stands in the slot of "ada", with a value for both
             solution = torch.linalg.solve((stands[1].T @ stands[0] + stands[3].diag()).T, stands[2].T).T
@@ -234,7 +234,7 @@ def test_a_repaired_store_has_the_weights_of_one_batch(
 
 
 def test_a_repair_that_does_not_help_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.keeper.improves", lambda effect: False)
+    monkeypatch.setattr("lifelong_edit.engine.editor.improves", lambda effect: False)
     with edited(tmp_path / "store", memory="batch") as editor:
         weights, entries = live(editor), editor.history()
         commit = editor.repair()
@@ -262,8 +262,8 @@ def test_a_repair_takes_larger_ridges_where_these_are_better(tmp_path: Path) -> 
 
 
 def test_larger_ridges_of_a_repair_fold_and_go_as_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.keeper.improves", lambda effect: True)
-    monkeypatch.setattr("lifelong_edit.engine.change.refit.SHARES", (4.0,))
+    monkeypatch.setattr("lifelong_edit.engine.editor.improves", lambda effect: True)
+    monkeypatch.setattr("lifelong_edit.kinds.kernel.refit.SHARES", (4.0,))
     with edited(tmp_path / "store", [*BATCHES, [WORK]], memory="batch", targets="live") as editor:
         before, commit = digest(editor), editor.repair()
         assert commit.entry is not None
@@ -271,7 +271,7 @@ def test_larger_ridges_of_a_repair_fold_and_go_as_other_values(tmp_path: Path, m
         assert len(own["ridge"]) == 6  # a column a slot
         first = _record_of_seq(tmp_path, 1, 0)["ridge"]
         assert float(own["ridge"].max()) == pytest.approx(float(first[0]) * 9)  # 0.5 + 4 mean key masses
-        layer = editor._session.head.layers[0]
+        layer = editor.state.layers[0]
         solution = torch.linalg.solve(
             (own["whitened"].T @ own["keys"] + own["ridge"].diag()).T, own["base_residuals"].T
         ).T

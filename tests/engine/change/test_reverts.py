@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ def test_a_replaced_fact_is_superseded_and_comes_back_with_the_revert_of_the_new
         commit = editor.replace("bo", "Marn", reason="he moved")
         (new,) = commit.facts
         assert commit.entry is not None and commit.entry.kind == "replace" and commit.superseded == ("bo",)
-        asked = {name: value for name, value in bo.request.items() if name != "id"}
-        assert new.request == {**asked, "target_new": "Marn"} and new.slot == bo.slot
+        assert new.request == replace(bo.request, id=None, target_new="Marn") and new.slot == bo.slot
         assert (editor.facts()["bo"].status, editor.facts()["bo"].by) == ("superseded", new.id)
         assert digest(editor) != before
         back = editor.revert(new.id)

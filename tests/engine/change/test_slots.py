@@ -61,7 +61,7 @@ def test_several_new_facts_of_one_slot_share_one_column(kind: dict[str, Any], tm
         commit = editor.apply([ADA, REQUESTS[1], WORK, LAND])
         assert commit.entry is not None and commit.entry.body["columns"] == [["ada", "work", "land"], ["emile"]]
         assert rank(newest_record(editor)) == 2
-        assert len(editor._session.head.layers[0].placed) == 2
+        assert len(editor.state.layers[0].placed) == 2
 
 
 def test_with_base_targets_a_slot_does_not_know_how_its_facts_came(tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_whatever_happened_the_weights_are_those_of_formula_two(kind: dict[str, 
 def test_a_value_in_place_is_a_delta_of_rank_one_a_slot_in_joint_memory(tmp_path: Path) -> None:
     others = [EditRequest("{} works in", request.subject, "Marn") for request in (REQUESTS[0], REQUESTS[4])]
     with edited(tmp_path / "store", [REQUESTS], memory="joint") as editor:
-        places = [placed.place for placed in editor._session.head.layers[0].placed]
+        places = [placed.place for placed in editor.state.layers[0].placed]
         commit = editor.apply(others)
         assert rank(newest_record(editor)) == 2
-        assert [placed.place for placed in editor._session.head.layers[0].placed] == places
+        assert [placed.place for placed in editor.state.layers[0].placed] == places
         editor.revert(commit.facts[0].id)
         assert rank(newest_record(editor)) == 1
 

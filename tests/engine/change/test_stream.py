@@ -174,7 +174,7 @@ def test_a_batch_that_cannot_be_solved_stops_the_stream_there(
         next(stream)
         model = fingerprint(editor.editable)
         with monkeypatch.context() as patch:
-            patch.setattr("lifelong_edit.engine.state.layers.append", _unsolvable)
+            patch.setattr("lifelong_edit.kinds.kernel.state.append", _unsolvable)
             with pytest.raises(SolveError, match="nearly collide"):
                 next(stream)
         assert fingerprint(editor.editable) == model and commits(editor) == CUTS[:1]

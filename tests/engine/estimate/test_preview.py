@@ -15,11 +15,11 @@ from lifelong_edit.algebra.columns import Columns
 from lifelong_edit.algebra.telemetry import collisions
 from lifelong_edit.datasets.jsonl import MAX_LINE, SourcedRequest, micro_batches, read_requests
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.estimate import forecast
-from lifelong_edit.engine.estimate.preview import Preview, preview
+from lifelong_edit.engine.estimate.preview import Preview
 from lifelong_edit.engine.estimate.sources import survey
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel import forecast
 from lifelong_edit.model.subject import encode
 from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.scores import score_continuations
@@ -38,7 +38,7 @@ def lines_of(requests: Sequence[EditRequest]) -> bytes:
 def planned(editor: LifelongEditor, data: bytes, size: int | None = None) -> Preview:
     rows = survey(io.BytesIO(data), "rows.jsonl")
     batches = [list(rows.requests)] if size is None else list(micro_batches(rows.requests, size))
-    return preview(editor, rows, batches)
+    return editor.preview(rows, batches)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def editor(tmp_path: Path) -> LifelongEditor:
 def test_the_commits_do_what_was_foretold(tmp_path: Path, memory: str) -> None:
     editor = edited(tmp_path / "store", [REQUESTS[:3]], memory=memory)
     found = planned(editor, lines_of([REQUESTS[0], *LATER]), size=3)
-    before, size = len(editor.history()), sum(f.stat().st_size for f in editor._session.store.layout.objects.rglob("*"))
+    before, size = len(editor.history()), sum(f.stat().st_size for f in editor.store.layout.objects.rglob("*"))
     done = [editor.apply(batch) for batch in ([REQUESTS[0], *LATER[:2]], LATER[2:])]
     assert [(c.write, c.skipped, c.superseded) for c in found.commits] == [
         (tuple(fact.id for fact in commit.facts), commit.skipped, commit.superseded) for commit in done
@@ -62,7 +62,7 @@ def test_the_commits_do_what_was_foretold(tmp_path: Path, memory: str) -> None:
     for weight, read in editor.telemetry().items():
         now, after = found.capacity[weight]
         assert after == pytest.approx(read.capacity, rel=1e-6) and 0 < now < after
-    grown = sum(f.stat().st_size for f in editor._session.store.layout.objects.rglob("*")) - size
+    grown = sum(f.stat().st_size for f in editor.store.layout.objects.rglob("*")) - size
     assert found.cost is not None and found.cost.seconds > 0
     assert grown / 3 < found.cost.disk < 3 * grown  # at this size half of a file is its header
 
@@ -113,7 +113,7 @@ def test_near_keys_are_those_that_the_commit_has(editor: LifelongEditor, monkeyp
     monkeypatch.setattr(forecast, "collisions", partial(collisions, limit=0.0))
     found = planned(editor, lines_of(REQUESTS[3:5]))
     editor.apply(REQUESTS[3:5])
-    layer = next(iter(editor._session.head.layers.values()))
+    layer = next(iter(editor.state.layers.values()))
     names = [min(placed.value.facts) for placed in layer.placed]
     expected = {(names[c.earlier], names[c.later]): c.cosine for c in collisions(layer.whole, names, 0.0, start=3)}
     assert {(pair.earlier, pair.later): pair.cosine for pair in found.near} == pytest.approx(expected, rel=1e-6)
@@ -146,19 +146,19 @@ def test_a_line_that_is_too_long_is_one_bad_row() -> None:
 def test_a_method_that_cannot_take_the_batch_is_refused(editor: LifelongEditor) -> None:
     rows = survey(io.BytesIO(lines_of(LATER)), "rows.jsonl")
     with pytest.raises(RequestError, match="rome edits 1 fact at a time"):
-        preview(editor, rows, [list(rows.requests)], "rome")
+        editor.preview(rows, [list(rows.requests)], "rome")
 
 
 def test_rows_that_are_all_known_cost_nothing(editor: LifelongEditor) -> None:
     row = SourcedRequest(REQUESTS[0], "rows.jsonl", 1)
-    found = preview(editor, survey(io.BytesIO(lines_of(REQUESTS[:1])), "rows.jsonl"), [[row]])
+    found = editor.preview(survey(io.BytesIO(lines_of(REQUESTS[:1])), "rows.jsonl"), [[row]])
     assert found.cost is None and found.columns == 0 and found.near == ()
     assert all(now == after for now, after in found.capacity.values())
 
 
 def test_progress_counts_to_the_end(editor: LifelongEditor) -> None:
     rows, told = survey(io.BytesIO(lines_of(LATER)), "rows.jsonl"), list[tuple[int, int]]()
-    preview(editor, rows, [list(rows.requests)], progress=lambda done, wanted: told.append((done, wanted)))
+    editor.preview(rows, [list(rows.requests)], progress=lambda done, wanted: told.append((done, wanted)))
     assert told[-1] == (len(LATER), len(LATER))
 
 

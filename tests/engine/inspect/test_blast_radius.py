@@ -32,7 +32,7 @@ WITH_WORK = [*BATCHES[:2], [WORK], BATCHES[2]]
 def by_hand(editor: LifelongEditor, kind: dict[str, Any], ids: set[str]) -> dict[str, float]:
     """|D k| / |v - W_0 k| of these facts, the largest over the layers, from the records alone."""
     shifts = dict.fromkeys(ids, 0.0)
-    root = editor._session.store.layout.root
+    root = editor.store.layout.root
     for layer in kind["layers"]:
         delta = newest_record(editor, layer)
         for entry in editor.history()[:-1]:

@@ -68,7 +68,7 @@ def test_files_of_a_crash_are_counted_and_gc_is_advised(tmp_path: Path) -> None:
 
 def test_a_disk_without_room_for_the_next_commits_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with edited(tmp_path / "store", [REQUESTS[:2], REQUESTS[2:3]]) as editor:
-        objects = editor._session.store.objects
+        objects = editor.store.objects
         largest = max(objects.path(str(entry.record)).stat().st_size for entry in editor.history()[1:])
         for free, advice in ((20 * largest, ""), (20 * largest - 1, "Make room.")):
             monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: Usage(0, 0, free))

@@ -32,7 +32,7 @@ def test_the_shares_of_all_batches_sum_to_one(kind: dict[str, Any], tmp_path: Pa
 def test_what_a_batch_did_is_what_its_delta_writes_at_the_key(tmp_path: Path) -> None:
     with edited(tmp_path / "store", memory="batch", targets="live") as editor:
         found = editor.forgotten("emile")
-        layer = editor._session.head.layers[0]
+        layer = editor.state.layers[0]
         own = record_of(tmp_path / "store", str(editor.history()[1].record))
         key, asked = (torch.from_numpy(own[name][:, 1]) for name in ("keys", "base_residuals"))
         missing = asked - (layer.weight - layer.base.double()) @ key

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.state.layers import weights_digest
 from lifelong_edit.errors import ModelError, RequestError
+from lifelong_edit.kinds.kernel.state import weights_digest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tracking.answers import answer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget, default_limits
+from lifelong_edit.engine.change.budget import Budget
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.drift import measure_next_tokens, measure_texts, next_log_probabilities
@@ -91,11 +91,11 @@ def test_a_reading_has_the_divergence_that_drift_measures(editor: LifelongEditor
 
 def test_no_limit_is_within_three_times_what_a_harmless_edit_does(editor: LifelongEditor) -> None:
     before, weights = digest_or_base(editor), editor.editable.weight(0)
-    plain = default_limits(editor._session)
+    plain = editor.limits()
     noise = editor.calibrate(HARMLESS, reason="names that nobody asks for").body["noise"]
     assert torch.equal(editor.editable.weight(0), weights) and digest_or_base(editor) == before
     assert [entry.kind for entry in editor.history()] == ["init", "measure"]
-    limits, bounds = default_limits(editor._session), HealthLimits().to_dict()
+    limits, bounds = editor.limits(), HealthLimits().to_dict()
     for name, value in noise.items():
         amber = getattr(limits, name).amber
         assert amber >= 3 * value and amber >= getattr(plain, name).amber >= bounds[name]["amber"]

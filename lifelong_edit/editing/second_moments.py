@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
-from lifelong_edit.datasets.jsonl import read_text
 from lifelong_edit.editing.statistics import Collected, StatisticsSettings, begin, collect, digest_of, statistics_key
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_digest
@@ -105,11 +104,6 @@ def mixed_moment(data: bytes, keys: Tensor, weight: float) -> bytes:
     matrix = moment.matrix + weight * (keys @ keys.T) / keys.shape[1]
     about = {name: value for name, value in about.items() if name not in ("kind", "count")}
     return moment_bytes(SecondMoment(matrix, moment.count), {**about, "protected": keys.shape[1], "weight": weight})
-
-
-def read_texts(path: Path) -> list[str]:
-    """The paragraphs of a UTF-8 text file, parted by empty lines; raises as `read_text` does."""
-    return [part.strip() for part in read_text(path).split("\n\n") if part.strip()]
 
 
 def _partial_bytes(state: Collected) -> bytes:

@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.risk import risks
-from lifelong_edit.algebra.telemetry import Telemetry, telemetry
-from lifelong_edit.engine.change.plan import Change
-from lifelong_edit.engine.state.layers import EditedLayer
-from lifelong_edit.engine.state.session import Session
+from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, telemetry
+from lifelong_edit.kinds.kernel.state import EditedLayer, KernelState
+from lifelong_edit.kinds.kernel.write import KernelChange
 from lifelong_edit.store import History
+from lifelong_edit.tracking.figures import finite
 
 SHOWN = 10  # older edits, those a change interferes with most
 KEPT = 50  # flagged facts, and collisions, that an entry keeps of each weight
 
 
-def read_out(session: Session, layers: Mapping[int, EditedLayer]) -> dict[str, Telemetry]:
-    """The telemetry of these edited layers, by the name of their weight."""
-    return {layer.name: _of(session, n, layer) for n, layer in layers.items()}
+def read_out(state: KernelState, sizes: Mapping[int, BaseSize]) -> dict[str, Telemetry]:
+    """The telemetry of the edited layers, by the name of their weight; `sizes` are those of the base, by layer."""
+    return {layer.name: _of(layer, sizes[n]) for n, layer in state.layers.items()}
 
 
-def residuals(history: History, layers: Mapping[int, EditedLayer], read: Mapping[str, Telemetry]) -> dict[str, float]:
+def residuals(history: History, state: KernelState, read: Mapping[str, Telemetry]) -> dict[str, float]:
     """To every active fact the largest ||v - W k|| / ||v - W_0 k|| over the edited layers, for the keys as recorded.
 
     A protected fact, for which nothing was to change, has none.
     """
     worst: dict[str, float] = {}
-    for layer in layers.values():
+    for layer in state.layers.values():
         for id, residual in _by_fact(history, layer, read[layer.name].residual).items():
             worst[id] = max(worst.get(id, 0.0), residual)
     return {id: worst[id] for id in history.active if id in worst}
 
 
-def at_risk(history: History, layers: Mapping[int, EditedLayer], read: Mapping[str, Telemetry]) -> dict[str, float]:
+def at_risk(history: History, state: KernelState, read: Mapping[str, Telemetry]) -> dict[str, float]:
     """To every active fact the largest risk over the edited layers of being forgotten (see `algebra.risk`)."""
     worst: dict[str, float] = {}
-    for layer in layers.values():
+    for layer in state.layers.values():
         for id, risk in _by_fact(history, layer, risks(read[layer.name])).items():
             worst[id] = max(worst.get(id, -math.inf), risk)
     return {id: worst[id] for id in history.active if id in worst}
 
 
-def telemetry_body(change: Change, read: Mapping[str, Telemetry]) -> dict[str, Any]:
+def telemetry_body(change: KernelChange, read: Mapping[str, Telemetry]) -> dict[str, Any]:
     """What the entry of a change keeps, by weight: sizes, conditioning, whom it disturbs, and who is at risk."""
     return {
         layer.name: _kept(change, layer, read[layer.name], change.deltas[layer.name])
-        for layer in change.layers.values()
+        for layer in change.state.layers.values()
     }
 
 
-def _of(session: Session, number: int, layer: EditedLayer) -> Telemetry:
+def _of(layer: EditedLayer, size: BaseSize) -> Telemetry:
     batches, pairs = list(layer.columns.values()) or [layer.whole], list(layer.pairs.values()) or [layer.earlier]
     slots = [placed.value.slot for placed in layer.placed]
-    return telemetry(batches, pairs, layer.memory, slots, session.sizes[number])
+    return telemetry(batches, pairs, layer.memory, slots, size)
 
 
-def _kept(change: Change, layer: EditedLayer, read: Telemetry, delta: Pair) -> dict[str, Any]:
+def _kept(change: KernelChange, layer: EditedLayer, read: Telemetry, delta: Pair) -> dict[str, Any]:
     own = _by_fact(change.history, layer, read.residual)
     names = [min(placed.value.facts) for placed in layer.placed]
     risk = _by_fact(change.history, layer, risks(read))
@@ -119,6 +119,25 @@ def _quantiles(values: list[float]) -> dict[str, float] | None:
     }
 
 
-def finite(value: float) -> float | None:
-    """The number, or None where it is none: JSON has no NaN."""
-    return value if math.isfinite(value) else None
+def figures(weight: str, read: Telemetry) -> list[tuple[str, float, float | None]]:
+    """What an entry with drift keeps of one weight: name, value, and that of the base where it has one."""
+    return [
+        (f"norm/{weight}", read.relative_norm, 0.0),
+        (f"preservation/{weight}", read.preservation, 0.0),
+        (f"capacity/{weight}", read.capacity, 0.0),
+        (f"stable-rank/{weight}", read.spectrum.stable_rank, None),
+        (f"entropy/{weight}", read.spectrum.entropy, None),
+    ]
+
+
+def shifts(history: History, state: KernelState, deltas: Mapping[str, Pair], facts: Sequence[str]) -> dict[str, float]:
+    """To each of these active facts the largest ||D k|| / ||v - W_0 k|| over the edited layers, with the deltas D."""
+    standing = {id: chain[-1] for chain in history.chains().values() for id in chain[-1].facts}
+    found = dict.fromkeys(facts, 0.0)
+    for layer in state.layers.values():
+        values = {placed.value: i for i, placed in enumerate(layer.placed)}
+        held, pair = layer.whole.take([values[standing[id]] for id in facts]), deltas[layer.name]
+        moved = (pair.left @ (pair.right.T @ held.keys)).norm(dim=0)  # ||D k||  [n]
+        sizes = moved / held.base_residuals.norm(dim=0).clamp_min(1e-300)
+        found = {id: max(known, size) for (id, known), size in zip(found.items(), sizes.tolist(), strict=True)}
+    return found

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.editing import edit, spread
+from lifelong_edit.editing import spread
 from lifelong_edit.editing.targets import Targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
@@ -35,7 +35,7 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lifelong
         return Targets(delta, (0.0,) * len(groups), (1,) * len(groups))
 
     monkeypatch.setattr(spread, "collect_keys", collect_keys)
-    monkeypatch.setattr(edit, "optimise_targets", optimise_targets)
+    monkeypatch.setattr(spread, "optimise_targets", optimise_targets)
     with new_editor(tmp_path / "store", lively_editable("gpt2"), memory="joint", targets="base") as opened:
         yield opened
 

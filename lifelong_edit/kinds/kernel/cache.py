@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from lifelong_edit.algebra.columns import Pair
-from lifelong_edit.engine.state.layers import Batches, EditedLayer
 from lifelong_edit.errors import StoreError
+from lifelong_edit.kinds.kernel.state import Batches, EditedLayer
 from lifelong_edit.store.faults import disk_errors
 from lifelong_edit.store.objects import read_file, replace_file
 from lifelong_edit.store.records import Array, decode, encode, most_bytes
@@ -28,7 +28,7 @@ def keep_pairs(folder: Path, weights: str, layers: Collection[EditedLayer]) -> N
 
     Raises what `replace_file` raises.
     """
-    tensors = {f"{layer.name}/{side}": getattr(layer.earlier, side).numpy() for layer in layers for side in SIDES}
+    tensors = {f"{layer.name}/{side}": getattr(layer.earlier, side).cpu().numpy() for layer in layers for side in SIDES}
     batches = next(iter(layers)).batches
     with disk_errors("creating", folder):
         folder.mkdir(exist_ok=True)
@@ -52,7 +52,10 @@ def kept_pairs(
     sizes = [len(batch) for batch in batches.values()]
     pairs = {}
     for layer in layers:
-        sides = (torch.split(torch.from_numpy(tensors[f"{layer.name}/{side}"]), sizes, dim=1) for side in SIDES)
+        sides = (
+            torch.split(torch.from_numpy(tensors[f"{layer.name}/{side}"]).to(layer.base.device), sizes, dim=1)
+            for side in SIDES
+        )
         pairs[layer.name] = {seq: Pair(*both) for seq, both in zip(batches, zip(*sides, strict=True), strict=True)}
     return pairs
 

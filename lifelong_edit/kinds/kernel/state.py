@@ -1,10 +1,14 @@
-"""Edited weights as a fold over the columns that stand: no second moment, no data, no forward pass."""
+"""The state of the kernel kind: edited weights as a fold over the columns that stand.
+
+Neither second moments nor data nor a forward pass are needed: a record holds what its columns add to the system.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,6 +17,8 @@ from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory, append, materialise
 from lifelong_edit.algebra.system import insertion, removal, replacement, solve_whole
 from lifelong_edit.facts import canonical_json
+from lifelong_edit.kinds.kind import State
+from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Column, History
 
 LEAST = 1e-3  # of all that was changed: what a smaller delta loses in a cast is compared with that
@@ -20,25 +26,25 @@ LEAST = 1e-3  # of all that was changed: what a smaller delta loses in a cast is
 
 @dataclass(frozen=True)
 class Placed:
-    """What stands in the system: the value of the column `value`, where the column `place` has it in ledger order."""
+    """One column of the system T: `place` fixes its position (ledger order), `value` where its numbers are read."""
 
     place: Column
     value: Column
 
 
 Batches = dict[int, tuple[Placed, ...]]
-"""What stands, by the seq of the entry that makes it one batch, in ledger order."""
+"""The columns of the system in ledger order, grouped by the seq of the entry that makes them one batch."""
 
-Reader = Callable[[Sequence[Column]], Columns]
-"""Gives the columns of one weight."""
+Read = Callable[[Sequence[Column]], Columns]
+"""Reads the numbers of columns of one weight."""
 
 
 def standing(history: History, memory: Memory) -> Batches:
-    """What stands for the active facts, every slot of which has its value.
+    """The columns that hold the active facts, grouped into the batches they are solved in.
 
-    In batch memory each column of a slot's chain is a column of its own batch; a repair makes one batch, by its own
-    seq, of what was written before it, in which the last of these values stands. In joint memory the last value takes
-    the place where the slot was first written.
+    Every slot with active facts needs a value. In batch memory each column of a slot's chain is a column of its own
+    batch; a repair makes one batch, by its own seq, of what was written before it, in which the last of these values
+    stands. In joint memory the last value takes the place where the slot was first written.
     """
     chains, repair = history.chains().values(), 0
     if memory == Memory.batch:
@@ -54,15 +60,16 @@ def standing(history: History, memory: Memory) -> Batches:
 
 
 def _since(chain: Sequence[Column], repair: int) -> Sequence[Column]:
-    """A chain less the columns for which a later one stands in since the repair."""
+    """The slot's columns, with those before a repair replaced by the last of them."""
     return chain[max(sum(column.seq <= repair for column in chain) - 1, 0) :]
 
 
 @dataclass(frozen=True)
 class EditedLayer:
-    """One edited layer: base weight W_0, what stands, its columns and pairs batch by batch, and W_0 plus all pairs.
+    """One edited layer: base weight W_0, the columns of its system, and W_0 plus the delta of every batch.
 
-    Both weights are [d_out, d_in]; `weight` is float64. `columns` and `pairs` are by the seq of the batch.
+    Both weights are [d_out, d_in], on one device; `weight` is float64. `columns` and `pairs` (the deltas) are by the
+    seq of the batch.
     """
 
     name: str
@@ -80,26 +87,32 @@ class EditedLayer:
 
     @property
     def placed(self) -> tuple[Placed, ...]:
-        """All that stands, in ledger order: the columns of `whole`."""
+        """The columns of `whole`, in ledger order."""
         return tuple(one for batch in self.batches.values() for one in batch)
 
     @property
     def whole(self) -> Columns:
         """The columns of all batches as one; there may be none."""
         d_out, d_in = self.base.shape
-        nothing = torch.zeros(d_in, 0, dtype=torch.float64)
-        none = Columns(nothing, nothing, torch.zeros(d_out, 0, dtype=torch.float64), torch.zeros(0).double(), ())
-        return Columns.concatenate([none, *self.columns.values()])
+        empty = self.base.new_zeros(d_in + d_out + 1, 0, dtype=torch.float64)
+        keys, residuals, ridge = empty[:d_in], empty[d_in:-1], empty[-1]
+        return Columns.concatenate([Columns(keys, keys, residuals, ridge, ()), *self.columns.values()])
 
     @property
     def earlier(self) -> Pair:
         """All pairs as one."""
-        return Pair.concatenate([Pair.empty(*self.base.shape), *self.pairs.values()])
+        return Pair.concatenate([self.nothing, *self.pairs.values()])
+
+    @property
+    def nothing(self) -> Pair:
+        """The delta that changes nothing."""
+        d_out, d_in = self.base.shape
+        return Pair.empty(d_out, d_in, self.base.device)
 
     def becoming(
         self,
         batches: Batches,
-        read: Reader,
+        read: Read,
         known: Mapping[int, Pair] | None = None,
         new: int | None = None,
         amplification_limit: float = AMPLIFICATION_LIMIT,
@@ -110,9 +123,11 @@ class EditedLayer:
         amplification limit; what was accepted once is not measured again, because a revert can make a later residual
         nearly zero.
         """
+        # The batches that both states begin with keep their pairs; the weight is summed anew, since nothing is ever
+        # subtracted from it.
         columns, pairs = self._unchanged(batches)
         weight = self.weight if len(pairs) == len(self.pairs) else materialise(self.base, pairs.values())
-        earlier = Pair.concatenate([Pair.empty(*self.base.shape), *pairs.values()])
+        earlier = Pair.concatenate([self.nothing, *pairs.values()])
         for seq in list(batches)[len(pairs) :]:
             columns[seq] = read([one.value for one in batches[seq]])
             limit = amplification_limit if seq == new else float("inf")
@@ -129,10 +144,12 @@ class EditedLayer:
         Columns put in are held against the amplification limit, values that replace others only where the entry
         `new` writes them.
         """
+        # One more batch and nothing else: its own pair is the delta.
         if list(after.batches)[:-1] == list(self.batches) and len(self._unchanged(after.batches)[1]) == len(self.pairs):
             return next(reversed(after.pairs.values()))
         if _regrouped(self.batches, after.batches):
             return self._resolved(after)
+        # Which places lose their column, which get one, and which only another value for the same key and ridge.
         one, other = self.whole, after.whole
         before, later = self.placed, after.placed
         mine, theirs = {p.place: i for i, p in enumerate(before)}, {p.place: i for i, p in enumerate(later)}
@@ -140,7 +157,8 @@ class EditedLayer:
         replaced = [p for p in changed if _share_key(one, mine[p], other, theirs[p])]
         gone = {i for p, i in mine.items() if p not in theirs or (p in changed and p not in replaced)}
         added = {i for p, i in theirs.items() if p not in mine or (p in changed and p not in replaced)}
-        steps = [Pair.empty(*self.base.shape)]
+        # In this order each step is a solve in the system that the steps before it left.
+        steps = [self.nothing]
         if gone:
             steps.append(removal(list(self.columns.values()), self.memory, gone))
         core = _without(list(self.columns.values()), gone) if replaced else []
@@ -155,11 +173,22 @@ class EditedLayer:
             steps.append(insertion(list(after.columns.values()), self.memory, added, amplification_limit))
         return Pair.concatenate(steps)
 
+    def distance(self, weight: Tensor) -> float:
+        """|W - weight| / |W - W_0|; relative to |W_0| where nothing stands."""
+        changed = float((self.weight - self.base.double()).norm())
+        return float((self.weight - weight).norm()) / (changed or float(self.base.double().norm()))
+
+    def leaving_out(self, which: Sequence[int]) -> EditedLayer:
+        """The layer with the weight that is left when the columns at these positions are taken out."""
+        left = self.weight + removal(list(self.columns.values()), self.memory, which).dense() if which else self.weight
+        return replace(self, batches={}, columns={}, pairs={}, weight=left)
+
     def _resolved(self, after: EditedLayer) -> Pair:
         """`after` - this weight as the difference of two whole solutions X Q', for columns in other batches."""
         columns = {p: i for i, p in enumerate(dict.fromkeys((*self.placed, *after.placed)))}
         d_out, d_in = self.base.shape
-        pair = torch.zeros(d_out, len(columns)).double(), torch.zeros(d_in, len(columns)).double()
+        sides = self.base.new_zeros(d_out + d_in, len(columns), dtype=torch.float64)
+        pair = sides[:d_out], sides[d_out:]
         for sign, layer in ((-1.0, self), (1.0, after)):
             where = [columns[p] for p in layer.placed]
             pair[0][:, where] += sign * solve_whole(list(layer.columns.values()) or [layer.whole], layer.memory)
@@ -174,6 +203,77 @@ class EditedLayer:
                 break
             columns[seq], pairs[seq] = self.columns[seq], self.pairs[seq]
         return columns, pairs
+
+
+@dataclass(frozen=True)
+class KernelState(State):
+    """All edited layers of a model, by number: a value that is folded on, compared, digested and put on a model.
+
+    All layers hold columns of the same facts in the same batches.
+    """
+
+    layers: Mapping[int, EditedLayer]
+
+    @classmethod
+    def unedited(cls, editable: EditableModel, numbers: Sequence[int], memory: Memory) -> KernelState:
+        """The layers `numbers` of a model before the first edit."""
+        return cls({n: EditedLayer.unedited(editable.weight_name(n), editable.weight(n), memory) for n in numbers})
+
+    @cached_property
+    def digest(self) -> str:
+        """The weights digest of the layers."""
+        return weights_digest({layer.name: layer.weight for layer in self.layers.values()})
+
+    @property
+    def weights(self) -> dict[int, Tensor]:
+        """The folded weights [d_out, d_in] by layer, float64."""
+        return {n: layer.weight for n, layer in self.layers.items()}
+
+    @property
+    def one(self) -> EditedLayer:
+        """One of the layers, for what they have in common: batches and placed columns."""
+        return next(iter(self.layers.values()))
+
+    def attach(self, editable: EditableModel) -> None:
+        """Write the folded weights into the model."""
+        editable.set_weights(self.weights)
+
+    def apart(self, editable: EditableModel) -> EditableModel:
+        """A model that has the folded weights and shares all other tensors."""
+        return editable.sharing(self.weights)
+
+    def becoming(
+        self,
+        batches: Batches,
+        read: Callable[[str], Read],
+        known: Mapping[str, Mapping[int, Pair]] | None = None,
+        new: int | None = None,
+        amplification_limit: float = AMPLIFICATION_LIMIT,
+    ) -> KernelState:
+        """The state in which `batches` stand (see `EditedLayer.becoming`); `read` gives the reader of a weight."""
+        return KernelState(
+            {
+                n: layer.becoming(batches, read(layer.name), (known or {}).get(layer.name), new, amplification_limit)
+                for n, layer in self.layers.items()
+            }
+        )
+
+    def delta_to(
+        self, after: KernelState, new: int | None = None, amplification_limit: float = AMPLIFICATION_LIMIT
+    ) -> dict[str, Pair]:
+        """To each weight `after` - this state as a thin pair (see `EditedLayer.delta_to`)."""
+        return {
+            layer.name: layer.delta_to(after.layers[n], new, amplification_limit) for n, layer in self.layers.items()
+        }
+
+    def leaving_out(self, gone: Callable[[Placed, int], bool]) -> KernelState:
+        """The state without the columns for which `gone`, told column and batch, is true; all others as stored.
+
+        For trials only: it holds weights, and no batches to fold on from.
+        """
+        places = [(placed, seq) for seq, batch in self.one.batches.items() for placed in batch]
+        which = [i for i, (placed, seq) in enumerate(places) if gone(placed, seq)]
+        return KernelState({n: layer.leaving_out(which) for n, layer in self.layers.items()})
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

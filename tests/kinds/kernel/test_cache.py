@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.state import layers
-from lifelong_edit.engine.state.cache import NAME
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel import state as layers
+from lifelong_edit.kinds.kernel.cache import NAME
 from lifelong_edit.store.records import decode, encode
 from tests.engine.editors import EVERY_KIND, KINDS, WORK, base_model, digest, edited, live, lived_in
 from tests.obstacles import endless, never_waiting
@@ -162,7 +162,7 @@ def test_a_forged_cache_that_leads_elsewhere_is_ignored(sound: tuple[Path, str, 
     meta = decode(cache.read_bytes())[1]
     cache.write_bytes(encode(other[0], {**other[1], "weights": meta["weights"], "batches": meta["batches"]}))
     with LifelongEditor.open(store, base_model()) as editor:
-        assert editor._session.head.weights == before and editor.verify(replay=True).notes == ()
+        assert editor._session.recorded_state == before and editor.verify(replay=True).notes == ()
         editor.apply([NEXT])
         assert digest(editor) == after
 

@@ -40,11 +40,11 @@ def test_a_residual_is_what_the_weights_miss_of_the_value_that_was_written_last(
 ) -> None:
     with edited(tmp_path / "store", [*BATCHES, [WORK]], **kind) as editor:
         found = editor.residuals()
-        assert list(found) == list(editor._session.head.history.active)
+        assert list(found) == list(editor.standing.history.active)
         expected = dict.fromkeys(found, 0.0)
         for seq in (1, 2, 3, 4):
             body = editor.history()[seq].body
-            for number, layer in editor._session.head.layers.items():
+            for number, layer in editor.state.layers.items():
                 part = record_of(tmp_path / "store", body["record"], number)
                 asked, keys = torch.from_numpy(part["base_residuals"]), torch.from_numpy(part["keys"])
                 missing = asked - (layer.weight - layer.base.double()) @ keys
@@ -53,7 +53,7 @@ def test_a_residual_is_what_the_weights_miss_of_the_value_that_was_written_last(
                     for id in ids:  # a later value of the slot stands in for an earlier one
                         before = expected[id] if number else 0.0
                         expected[id] = max(before, share)
-        if len(editor._session.head.layers) == 1:
+        if len(editor.state.layers) == 1:
             assert found == pytest.approx(expected)
         assert all(0 <= residual < 10 for residual in found.values())
 

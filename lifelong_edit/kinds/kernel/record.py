@@ -7,25 +7,28 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.engine.state.layers import Reader
 from lifelong_edit.errors import StoreCorrupt
+from lifelong_edit.kinds.kernel.state import Read
 from lifelong_edit.store import Column, Entry, KernelPart, KernelRecord, Store
 
 ByWeight = Mapping[str, Columns]
 
 
 class Library:
-    """Columns by the seq of their entry and the name of their weight. Records are read once, and checked."""
+    """The columns in a store's records, by the seq of their entry and the name of their weight.
 
-    def __init__(self, store: Store, entries: Sequence[Entry]) -> None:
-        self._store = store
+    Records are read once, checked, and put on the device of the weights they are computed with.
+    """
+
+    def __init__(self, store: Store, entries: Sequence[Entry], device: torch.device) -> None:
+        self._store, self._device = store, device
         self._records = {entry.seq: entry.record for entry in entries}
         self._read: dict[int, ByWeight] = {}
 
     def at(self, seq: int) -> ByWeight:
         """All columns of one entry's record; `StoreCorrupt` when it has none or cannot be trusted."""
         if seq not in self._read:
-            self._read[seq] = columns_of(self.record(seq), seq)
+            self._read[seq] = columns_of(self.record(seq), seq, self._device)
         return self._read[seq]
 
     def record(self, seq: int) -> KernelRecord:
@@ -38,14 +41,22 @@ class Library:
         except StoreCorrupt as error:
             raise StoreCorrupt(f"entry {seq}: {error}") from error
 
+    def deltas(self, seq: int) -> dict[str, Pair]:
+        """The recorded change of each weight by one entry."""
+        parts = self.record(seq).parts
+        return {
+            name: Pair(*(torch.from_numpy(side).to(self._device) for side in (part.left, part.right)))
+            for name, part in parts.items()
+        }
+
     def add(self, entry: Entry, columns: ByWeight) -> None:
         """A new entry, with the columns of its record where it has any."""
         self._records[entry.seq] = entry.record
         if columns:
             self._read[entry.seq] = columns
 
-    def reader(self, name: str, pending: Mapping[int, ByWeight] | None = None) -> Reader:
-        """Gives the columns of the weight `name`; `pending` are those of an entry that is not committed yet."""
+    def reader(self, name: str, pending: Mapping[int, ByWeight] | None = None) -> Read:
+        """The function that reads columns of the weight `name`; `pending` are those of an entry not committed yet."""
 
         def read(columns: Sequence[Column]) -> Columns:
             found = [self._columns(column, name, pending or {}) for column in columns]
@@ -65,13 +76,17 @@ class Library:
         return by_weight[name], column.index
 
 
-def columns_of(record: KernelRecord, seq: int) -> dict[str, Columns]:
+def columns_of(record: KernelRecord, seq: int, device: torch.device) -> dict[str, Columns]:
     """The columns in a record, by weight; `StoreCorrupt` naming the entry when it holds none."""
     if not record.is_edit:
         raise StoreCorrupt(f"the record of entry {seq} holds no facts. Restore it from a backup.")
     return {
         name: Columns(
-            **{key: torch.from_numpy(value) for key, value in part.tensors().items() if key not in ("left", "right")},
+            **{
+                key: torch.from_numpy(value).to(device)
+                for key, value in part.tensors().items()
+                if key not in ("left", "right")
+            },
             names=record.facts,
         )
         for name, part in record.parts.items()
@@ -95,5 +110,5 @@ def record_of(deltas: Mapping[str, Pair], columns: ByWeight, facts: Sequence[str
                 "base_residuals": held.base_residuals,
                 "ridge": held.ridge,
             }
-        parts[name] = KernelPart(**{key: value.numpy() for key, value in own.items()})
+        parts[name] = KernelPart(**{key: value.cpu().numpy() for key, value in own.items()})
     return KernelRecord(names, parts)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
-from lifelong_edit.engine.state.second_moments import (
+from lifelong_edit.datasets.jsonl import read_texts
+from lifelong_edit.editing.second_moments import (
     beside_model,
     moment_bytes,
     read_moment,
-    read_texts,
     shipped_moments,
 )
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
