@@ -24,7 +24,7 @@ def sample_contexts(editable: EditableModel, count: int, seed: int) -> tuple[str
     generator = torch.Generator().manual_seed(seed)
     contexts = []
     for number in range(count):
-        ids = torch.tensor([tokens(editable.tokenizer, OPENINGS[number % len(OPENINGS)])[0]])
+        ids = torch.tensor([tokens(editable.texts, OPENINGS[number % len(OPENINGS)])[0]])
         opening = ids.shape[1]
         for _ in range(TOKENS):
             logits = editable.model(input_ids=ids.to(editable.device)).logits[0, -1].float().cpu()

@@ -203,14 +203,14 @@ def _rows(
     for group in groups:
         for request in group:
             for prefix in prefixes:
-                row = encode(editable.tokenizer, request, prefix=prefix, max_length=editable.context_length)
+                row = encode(editable.texts, request, prefix=prefix, max_length=editable.context_length)
                 first = row.prompt_length - 1 - row.subject_last
                 asked += [(len(sequences), first + i, token, fact) for i, token in enumerate(row.target_ids)]
                 weights += [1 / (len(prefixes) * len(row.target_ids))] * len(row.target_ids)
                 sequences.append(row.ids[:-1])
                 pivots.append(row.subject_last)
             fact += 1
-        essence = slot_ids(encode(editable.tokenizer, replace(group[0], prompt=ESSENCE)))
+        essence = slot_ids(encode(editable.texts, replace(group[0], prompt=ESSENCE)))
         sequences.append(essence)
         pivots.append(len(essence) - 1)
     rows, columns, tokens, facts = torch.tensor(asked).T

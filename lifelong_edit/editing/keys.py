@@ -43,7 +43,7 @@ def collect_keys(
     is not finite.
     """
     prefixes = prefixed(contexts)
-    wanted = [slot_ids(encode(editable.tokenizer, r, prefix=p, max_length=editable.context_length))
+    wanted = [slot_ids(encode(editable.texts, r, prefix=p, max_length=editable.context_length))
               for r in requests for p in prefixes]  # fmt: skip
     rows = list(dict.fromkeys(wanted))
     inputs: dict[tuple[int, ...], Tensor] = {}
@@ -76,6 +76,6 @@ def check_lengths(editable: EditableModel, requests: Sequence[EditRequest], cont
     for request in requests:
         for prefix in prefixed(contexts):
             try:
-                encode(editable.tokenizer, request, prefix=prefix, max_length=editable.context_length)
+                encode(editable.texts, request, prefix=prefix, max_length=editable.context_length)
             except RequestError as error:
                 raise RequestError(f"request {request.resolved_id()!r}: {error}") from error

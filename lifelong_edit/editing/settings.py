@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
 from lifelong_edit.editing.methods import method_named
 from lifelong_edit.editing.methods.method import Method
-from lifelong_edit.editing.spread import check_spreadable
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
@@ -66,7 +66,7 @@ class EditorSettings:
         layers = self.layers or (editable.layers // 5,)
         for layer in layers:
             editable.block(layer)
-        check_spreadable(editable, layers)
+        _check_spreadable(editable, layers)
         return layers
 
     def method(self, name: str) -> Method:
@@ -87,3 +87,12 @@ class EditorSettings:
             "layers": tuple(values["layers"]),
         }
         return cls(**{"ridge": 0.5, "halvings": 0, **values, **nested})
+
+
+def _check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:
+    """Several layers share a residual only where a written vector is added to the stream as it is."""
+    if len(layers) > 1 and any(editable.after_write(layer) is not None for layer in layers):
+        raise RequestError(
+            f"This model normalises what its MLPs write, so a residual cannot be spread over layers {list(layers)}. "
+            "Edit one layer."
+        )

@@ -17,7 +17,6 @@ from lifelong_edit.algebra.objective import base_residuals
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import check_finite, collect_keys
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
-from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
@@ -85,15 +84,6 @@ def edit_batch(
     return BatchEdit(columns, tuple(loss), tuple(steps))
 
 
-def check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:
-    """Several layers share a residual only where a written vector is added to the stream as it is."""
-    if len(layers) > 1 and any(editable.after_write(layer) is not None for layer in layers):
-        raise RequestError(
-            f"This model normalises what its MLPs write, so a residual cannot be spread over layers {list(layers)}. "
-            "Edit one layer."
-        )
-
-
 def spread(
     editable: EditableModel,
     requests: Sequence[EditRequest],
@@ -152,7 +142,7 @@ def _keys(
 @torch.no_grad()
 def subject_states(editable: EditableModel, requests: Sequence[EditRequest], layer: int) -> Tensor:
     """Hidden states [d, n] after block `layer` at the subject's last token of the bare prompts, float64."""
-    rows = [slot_ids(encode(editable.tokenizer, request)) for request in requests]
+    rows = [slot_ids(encode(editable.texts, request)) for request in requests]
     padded = pad_rows(rows, [len(row) - 1 for row in rows], editable.pad_id, editable.device)
     with captured(editable.block(layer)) as seen:
         editable.model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.position_ids)

@@ -84,7 +84,7 @@ def optimise_targets(
 
 def _tail(editable: EditableModel, group: Sequence[EditRequest]) -> int:
     """How many tokens the longest bare prompt and target of one slot's facts have after the subject's last."""
-    encoded = [encode(editable.tokenizer, request, max_length=editable.context_length) for request in group]
+    encoded = [encode(editable.texts, request, max_length=editable.context_length) for request in group]
     if len({slot_ids(e) for e in encoded}) != 1:
         raise RequestError(
             f"{[request.question[:60] for request in group]} do not share a slot. Group the requests whose token ids "

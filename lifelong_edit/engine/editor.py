@@ -160,8 +160,9 @@ class LifelongEditor(Reader):
         other active fact, and for the `probe` most affected the scores before and after.
         """
         self._session.writable()
-        body = {**self._signed(actor, reason), **self._revert_body(facts, commit, to)}
-        return self._measured("revert", body, probe)
+        at, back = (None if ref is None else self._session.seq(ref) for ref in (commit, to))
+        body = bodies.body_of_revert(self._session.head.history, self._session.head.entries, facts, at, back)
+        return self._measured("revert", {**self._signed(actor, reason), **body}, probe)
 
     def restore(self, *facts: str, probe: int = PROBED, actor: str | None = None, reason: str | None = None) -> Commit:
         """Make reverted or superseded facts active again, as they were; another answer to the prompt is superseded."""
@@ -282,4 +283,4 @@ class LifelongEditor(Reader):
         return commit_measured(self._session, self._session.kind.write(self._session.head, kind, body), probe)
 
     def _signed(self, actor: str | None, reason: str | None) -> dict[str, Any]:
-        return signed(actor, reason, self.settings.seed)
+        return signed(actor, reason, self._session.settings.seed)

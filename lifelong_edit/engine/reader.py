@@ -31,7 +31,6 @@ from lifelong_edit.engine.measure.noise import noise_of
 from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored
 from lifelong_edit.engine.state.create import Model, opened
 from lifelong_edit.engine.state.session import Observer, Session
-from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kind import HALVINGS, Change, Head, Kind, State
 from lifelong_edit.model.editable import EditableModel
@@ -194,7 +193,10 @@ class Reader:
 
     def preview_revert(self, *facts: str, commit: int | str | None = None, to: int | str | None = None) -> Commit:
         """What `revert` would do, with the predicted `radius`."""
-        return self._previewed("revert", self._revert_body(facts, commit, to))
+        at, back = (None if ref is None else self._session.seq(ref) for ref in (commit, to))
+        return self._previewed(
+            "revert", bodies.body_of_revert(self.standing.history, self.standing.entries, facts, at, back)
+        )
 
     def preview_restore(self, *facts: str) -> Commit:
         """What `restore` would do, with the predicted `radius`."""
@@ -268,17 +270,6 @@ class Reader:
         self._session.at_head()
         change = self._session.kind.write(self._session.head, kind, body)
         return described(change, self.foretold(change))
-
-    def _revert_body(self, facts: Sequence[str], commit: int | str | None, to: int | str | None) -> dict[str, Any]:
-        history = self._session.head.history
-        if sum((bool(facts), commit is not None, to is not None)) != 1:
-            raise RequestError("Name the facts to revert, or one commit, or the seq to go back to (to=...).")
-        if to is not None:
-            return bodies.revert_to_body(self._session.head.entries, self._session.seq(to))
-        seq = None if commit is None else self._session.seq(commit)
-        if seq is not None and seq in history.refits:
-            return bodies.withdraw_body(history, seq)
-        return bodies.revert_body(history, facts if seq is None else bodies.facts_of(history, seq))
 
     def _in_scope(self, scope: Scope | None, seed: int) -> list[FactLife]:
         """The active facts that a measurement asks about."""

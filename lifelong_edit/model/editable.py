@@ -18,7 +18,7 @@ from lifelong_edit.model.architectures import architecture_of
 from lifelong_edit.model.folder import CONFIG, blamed_on
 from lifelong_edit.model.hooks import replaced_forward, replaced_input, stopped_at
 from lifelong_edit.model.loading import TRIAL, checked_tokenizer, load
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.model.subject import Texts, tokens
 
 
 class EditableModel:
@@ -32,6 +32,7 @@ class EditableModel:
         self.model = model.requires_grad_(False)
         self.model.train(False)
         self.tokenizer = checked_tokenizer(tokenizer, model)
+        self.texts = Texts(self.tokenizer)
         self._blocks = list(_submodule(model, self.architecture.blocks).children())
         self._head()
         for layer in range(self.layers):
@@ -134,6 +135,7 @@ class EditableModel:
         edited = {id(self.write(layer).weight) for layer in own}
         shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers()) if id(t) not in edited}
         other = EditableModel(copy.deepcopy(self.model, shared), self.tokenizer)
+        other.texts = self.texts
         other._copy(own)
         return other
 

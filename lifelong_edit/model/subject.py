@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 
 NEUTRAL_CONTEXT = "."
+REMEMBERED = 1_024  # texts, a few hundred bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,30 @@ class Encoded:
         return self.ids[self.prompt_length :]
 
 
+class Texts:
+    """A tokenizer that remembers the last texts it was asked for: one edit asks for the same prompt dozens of times."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.unk_token_id = tokenizer.unk_token_id
+        self._tokenizer = tokenizer
+        self._known: OrderedDict[str, tuple[list[int], list[tuple[int, int]]]] = OrderedDict()
+
+    def tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """What `tokens` gives; the lists are the caller's own."""
+        if text not in self._known:
+            self._known[text] = tokens(self._tokenizer, text)
+        self._known.move_to_end(text)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        ids, spans = self._known[text]
+        return list(ids), list(spans)
+
+
+Tokenizer = PreTrainedTokenizerBase | Texts
+
+
 def encode(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     request: EditRequest,
     target: str | None = None,
     prefix: str = "",
@@ -58,7 +82,7 @@ def encode(
     return Encoded(tuple(ids + target_ids), subject_last, len(ids))
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, text: str, target: str) -> list[int]:
+def continuation(tokenizer: Tokenizer, text: str, target: str) -> list[int]:
     """The ids of `target`, with exactly one space before it, as a continuation of `text`.
 
     They are what `text + " " + target` has after the ids of `text`: nothing is tokenised at the start of a text, so no
@@ -84,8 +108,10 @@ def slot_key(ids: Sequence[int]) -> str:
     return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 
-def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def tokens(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and character spans as the tokenizer has them, without the specials it puts after the text."""
+    if isinstance(tokenizer, Texts):
+        return tokenizer.tokens(text)
     encoding = tokenizer(
         text, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, verbose=False
     )
@@ -95,7 +121,7 @@ def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], li
 
 
 def _last_inside(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     request: EditRequest,
     ids: list[int],
     spans: list[tuple[int, int]],
@@ -117,7 +143,7 @@ def _last_inside(
     return inside[-1]
 
 
-def _known(tokenizer: PreTrainedTokenizerBase, ids: list[int], target: str) -> list[int]:
+def _known(tokenizer: Tokenizer, ids: list[int], target: str) -> list[int]:
     if not ids or tokenizer.unk_token_id in ids:
         raise RequestError(
             f"The tokenizer has no tokens for the target {target[:60]!r}. Spell it with characters the model knows."

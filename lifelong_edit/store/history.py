@@ -112,6 +112,10 @@ class History:
         """The active facts by id, in ledger order."""
         return {id: fact for id, fact in self.facts.items() if fact.status == "active"}
 
+    def named(self, body: Mapping[str, Any]) -> tuple[FactLife, ...]:
+        """The facts an entry of this body names first: those it writes, takes out or brings back."""
+        return tuple(self.facts[fact if isinstance(fact, str) else fact["id"]] for fact in body["facts"])
+
     @property
     def in_force(self) -> tuple[int, ...]:
         """The seqs of the refits that no revert has taken back."""

@@ -16,12 +16,12 @@ from difflib import get_close_matches
 from statistics import fmean, harmonic_mean
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import continuation, tokens
+from lifelong_edit.model.subject import Tokenizer, continuation, tokens
 from lifelong_edit.tracking.figures import Figure, mean_figure
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from lifelong_edit.tracking.passes import fitting, predictions
@@ -79,9 +79,7 @@ def score_edits(editable: EditableModel, requests: Sequence[EditRequest]) -> Edi
     return EditScores(**{short: figures[name].value for short, name in SHORT_NAMES.items()})
 
 
-def score_continuations(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Question]
-) -> list[Score]:
+def score_continuations(model: PreTrainedModel, tokenizer: Tokenizer, pairs: Sequence[Question]) -> list[Score]:
     """Score every (prompt, target); the target follows the prompt after one blank.
 
     Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262). Raises
@@ -97,7 +95,7 @@ def score_continuations(
     return [scores[number] for number in range(len(pairs))]
 
 
-def argmax_rate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Question]) -> float:
+def argmax_rate(model: PreTrainedModel, tokenizer: Tokenizer, pairs: Sequence[Question]) -> float:
     """The share of `pairs` whose target's tokens are all the model's first choice."""
     if not pairs:
         raise RequestError("There is nothing to score. Give at least one prompt with its answer.")
@@ -154,7 +152,7 @@ def _targets(request: EditRequest) -> tuple[str, ...]:
 
 
 def _forced(editable: EditableModel, pairs: Sequence[Question]) -> list[Score]:
-    return score_continuations(editable.model, editable.tokenizer, pairs)
+    return score_continuations(editable.model, editable.texts, pairs)
 
 
 def _contained(editable: EditableModel, pairs: Sequence[Question]) -> list[bool]:

@@ -17,7 +17,7 @@ def measure_tasks(editable: EditableModel, tasks: Mapping[str, Sequence[Question
     """
     asked = {task: list(dict.fromkeys(pairs)) for task, pairs in tasks.items()}
     pairs = list(dict.fromkeys(pair for own in asked.values() for pair in own))
-    scores = dict(zip(pairs, score_continuations(editable.model, editable.tokenizer, pairs), strict=True))
+    scores = dict(zip(pairs, score_continuations(editable.model, editable.texts, pairs), strict=True))
     return {
         f"{task}/argmax": mean_figure([float(scores[pair].argmax) for pair in own], f"The task {task!r} is empty.")
         for task, own in asked.items()

@@ -84,5 +84,5 @@ class Watched:
 
 
 def _said(editable: EditableModel, watch: Watch) -> tuple[bool, ...]:
-    scores = score_continuations(editable.model, editable.tokenizer, watch.facts)
+    scores = score_continuations(editable.model, editable.texts, watch.facts)
     return tuple(score.argmax for score in scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lifelong_edit.errors import RequestError
@@ -45,6 +45,19 @@ def revert_to_body(entries: Sequence[Entry], seq: int) -> dict[str, Any]:
     return {"facts": reverted, "restored": restored, "superseded": superseded, "to": seq, **changed}
 
 
+def body_of_revert(
+    history: History, entries: Sequence[Entry], facts: Sequence[str], commit: int | None, to: int | None
+) -> dict[str, Any]:
+    """Take out these facts, or what entry `commit` did, or all that changed after entry `to`: one of the three."""
+    if sum((bool(facts), commit is not None, to is not None)) != 1:
+        raise RequestError("Name the facts to revert, or one commit, or the seq to go back to (to=...).")
+    if to is not None:
+        return revert_to_body(entries, to)
+    if commit is not None and commit in history.refits:
+        return withdraw_body(history, commit)
+    return revert_body(history, facts if commit is None else facts_of(history, commit))
+
+
 def withdraw_body(history: History, seq: int) -> dict[str, Any]:
     """Take the refit that entry `seq` made out of force; the facts stay active."""
     if seq not in history.in_force:
@@ -80,12 +93,6 @@ def facts_of(history: History, seq: int) -> list[str]:
     if not ids:
         raise RequestError(f"Entry {seq} wrote no fact that is active. {ADVICE}")
     return ids
-
-
-def changed_facts(history: History, body: dict[str, Any]) -> tuple[FactLife, ...]:
-    """The facts an entry names first: those it writes, takes out or brings back."""
-    named: Iterable[Any] = body["facts"]
-    return tuple(history.facts[fact if isinstance(fact, str) else fact["id"]] for fact in named)
 
 
 def _distinct(history: History, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lifelong_edit.engine.change.bodies import changed_facts
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted, target_scores
 from lifelong_edit.engine.measure.scores import EFFICACY, scored, scores_body
 from lifelong_edit.engine.state.session import Session
@@ -47,7 +46,7 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     kind, head = session.kind, session.head
     kept = kind.survival(session.state, change.state)  # refuses what the live model cannot hold
     body = {**change.body, "weights": change.state.digest, "survived": kept}
-    about = changed_facts(change.history, body)
+    about = change.history.named(body)
     if change.kind in EDITS and "scores" not in body:
         with kind.showing(change.state) as editable:
             body |= scores_body(about, scored(editable, about, (EFFICACY,)))
@@ -69,7 +68,7 @@ def described(change: Change, radius: BlastRadius | None = None) -> Commit:
     return Commit(
         entry=None,
         radius=radius,
-        facts=changed_facts(change.history, change.body),
+        facts=change.history.named(change.body),
         superseded=tuple(change.body.get("superseded", ())),
         restored=tuple(change.body.get("restored", ())),
         rewritten=change.rewritten,

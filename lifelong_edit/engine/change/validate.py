@@ -62,7 +62,7 @@ def take_in(
             new[id] = request
     _check_statements(new)
     check_lengths(editable, list(new.values()), contexts)
-    slots = [slot_key(slot_ids(encode(editable.tokenizer, request))) for request in new.values()]
+    slots = [slot_key(slot_ids(encode(editable.texts, request))) for request in new.values()]
     stated = {request.statement for request in new.values()}
     superseded = [fact.id for fact in known.values() if fact.status == "active" and fact.statement in stated]
     return Intake(tuple(new.values()), tuple(new), tuple(slots), tuple(skipped), tuple(superseded))

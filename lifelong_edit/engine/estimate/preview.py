@@ -221,10 +221,10 @@ def _parts(requests: Sequence[EditRequest], progress: Progress | None) -> Iterat
 def _said(session: Session, requests: Sequence[EditRequest]) -> list[bool]:
     pairs = [(request.question, request.target_new) for request in requests]
     with session.kind.showing(session.state) as editable:
-        return [score.argmax for score in score_continuations(editable.model, editable.tokenizer, pairs)]
+        return [score.argmax for score in score_continuations(editable.model, editable.texts, pairs)]
 
 
 def _fact(session: Session, id: str, line: int, request: EditRequest, said: bool) -> PlannedFact:
-    encoded = encode(session.editable.tokenizer, request)
+    encoded = encode(session.editable.texts, request)
     token = str(session.editable.tokenizer.decode([encoded.ids[encoded.subject_last]]))
     return PlannedFact(id, line, request.question, request.target_new, token, encoded.subject_last, said)

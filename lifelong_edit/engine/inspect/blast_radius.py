@@ -73,4 +73,4 @@ def target_scores(session: Session, shifts: Sequence[Shift]) -> list[Score]:
     facts = session.head.history.facts
     pairs = [(facts[shift.fact].question, facts[shift.fact].request.target_new) for shift in shifts]
     with session.kind.showing(session.state) as editable:
-        return score_continuations(editable.model, editable.tokenizer, pairs)
+        return score_continuations(editable.model, editable.texts, pairs)

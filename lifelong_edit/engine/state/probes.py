@@ -54,6 +54,6 @@ def check_probes(distance: float) -> str | None:
 @torch.no_grad()
 def _logits(editable: EditableModel, prompt: str) -> torch.Tensor:
     """Float32 logits [vocabulary] of the next token, on the CPU."""
-    ids = torch.tensor([tokens(editable.tokenizer, prompt)[0]], device=editable.device)
+    ids = torch.tensor([tokens(editable.texts, prompt)[0]], device=editable.device)
     logits: torch.Tensor = editable.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     return logits[0, -1].float().cpu()

@@ -132,7 +132,7 @@ def said(kernel: Kernel, history: History, groups: Sequence[Collection[str]], st
     asked = {id: history.facts[id].request for group in groups for id in group}
     pairs = [(request.question, request.target_new) for request in asked.values()]
     with kernel.showing(state) as editable:
-        scores = score_continuations(editable.model, editable.tokenizer, pairs)
+        scores = score_continuations(editable.model, editable.texts, pairs)
     known = {id: score.argmax and score.nll <= limit for id, score in zip(asked, scores, strict=True)}
     return [all(known[id] for id in group) for group in groups]
 
