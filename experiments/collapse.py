@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget, OnRed
 from lifelong_edit.errors import HealthStop, SolveError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.tracking.budget import Budget, OnRed
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.health import Band
 from lifelong_edit.tracking.scores import Question, score_continuations

@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from collapse import MEMORIES, Run, created, ending, stopped, watch_of
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget, OnRed
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.tracking.budget import Budget, OnRed
 from lifelong_edit.tracking.health import Band
 from lifelong_edit.tracking.scores import Question, score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World, WorldFact

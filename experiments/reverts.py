@@ -42,7 +42,7 @@ from lifelong_edit.engine.change.bodies import revert_body
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kernel.state import EditedLayer, KernelState
 from lifelong_edit.kinds.kernel.write import KernelChange
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import Score, score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.measure.scores import EFFICACY
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import score_continuations
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests

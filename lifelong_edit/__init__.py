@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from lifelong_edit.datasets.easyedit import from_easyedit
     from lifelong_edit.editing.settings import EditorSettings
     from lifelong_edit.engine import Commit, LifelongEditor
-    from lifelong_edit.engine.change.budget import Budget
     from lifelong_edit.facts import EditRequest
+    from lifelong_edit.tracking.budget import Budget
     from lifelong_edit.tracking.health import HealthLimits
     from lifelong_edit.tracking.watch import Watch
 
 _HOMES = {
-    "Budget": "lifelong_edit.engine.change.budget",
+    "Budget": "lifelong_edit.tracking.budget",
     "Commit": "lifelong_edit.engine",
     "EditRequest": "lifelong_edit.facts",
     "EditorSettings": "lifelong_edit.editing.settings",

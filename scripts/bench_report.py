@@ -16,9 +16,8 @@ from playwright.sync_api import ViewportSize, sync_playwright
 from tqdm import tqdm
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget, OnRed
-from lifelong_edit.engine.measure.scores import Scope
 from lifelong_edit.report.page import write_report
+from lifelong_edit.tracking.budget import Budget, OnRed, Scope
 from lifelong_edit.tracking.watch import Watch
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts

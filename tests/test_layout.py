@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "lifelong_edit"
 FLOORS = [
     {"errors"},
-    {"facts", "escapes", "outputs"},
+    {"facts", "escapes", "outputs", "defaults"},
     {"algebra", "store"},
     {"model", "world"},
     {"editing"},

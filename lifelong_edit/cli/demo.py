@@ -22,8 +22,8 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
-from lifelong_edit.tracking.answers import answer
 from lifelong_edit.tracking.drift import perplexity
+from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,17 +28,16 @@ from lifelong_edit.datasets.jsonl import (
     read_requests,
     source_name,
 )
+from lifelong_edit.defaults import METHOD, PROBED
 from lifelong_edit.errors import RequestError
-
-if TYPE_CHECKING:
-    from lifelong_edit.engine.change.budget import Budget
+from lifelong_edit.tracking.budget import Budget, OnRed
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what it would do, as plan does; write nothing.")]
 Every = Annotated[
     str | None, typer.Option("--every", help="Read the vital signs every so many commits, or 'log' for ever rarer.")
 ]
-OnRed = Annotated[
-    options.Red | None, typer.Option("--on-red", help="When a sign would be red: stop (exit code 3), warn or halve.")
+AtRed = Annotated[
+    OnRed | None, typer.Option("--on-red", help="When a sign would be red: stop (exit code 3), warn or halve.")
 ]
 
 
@@ -47,10 +46,10 @@ def apply(
     model: options.Model,
     store: options.StorePath = options.STORE,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Requests a commit; by default all in one.")] = None,
-    method: options.Method = options.METHOD,
+    method: options.Method = METHOD,
     ridge: options.Ridge = None,
     every: Every = None,
-    on_red: OnRed = None,
+    on_red: AtRed = None,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -86,10 +85,10 @@ def stream(
     model: options.Model,
     store: options.StorePath = options.STORE,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Requests a commit, at most.")] = 10,
-    method: options.Method = options.METHOD,
+    method: options.Method = METHOD,
     ridge: options.Ridge = None,
     every: Every = None,
-    on_red: OnRed = None,
+    on_red: AtRed = None,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -117,7 +116,7 @@ def replace(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="What the model is to say instead.")],
     model: options.Model,
     store: options.StorePath = options.STORE,
-    method: options.Method = options.METHOD,
+    method: options.Method = METHOD,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -140,7 +139,7 @@ def protect(
     source: options.Source,
     model: options.Model,
     store: options.StorePath = options.STORE,
-    method: options.Method = options.METHOD,
+    method: options.Method = METHOD,
     ridge: options.Ridge = None,
     dry_run: DryRun = False,
     actor: options.Actor = None,
@@ -164,14 +163,12 @@ def protect(
         print_result(as_json, commit_document(done), text)
 
 
-def budget(every: str | None, on_red: options.Red | None, halving: bool = True) -> Budget | None:
+def budget(every: str | None, on_red: OnRed | None, halving: bool = True) -> Budget | None:
     """Make the health budget of --every and --on-red; None when neither is given."""
-    from lifelong_edit.engine.change.budget import Budget
-
-    if on_red == options.Red.halve and not halving:
+    if on_red == OnRed.halve and not halving:
         raise RequestError("Only stream tries a batch in halves. Use stream, or --on-red stop.")
     choices: dict[str, Any] = {} if every is None else {"every": int(every) if every.isdecimal() else every}
-    choices |= {} if on_red is None else {"on_red": on_red.value}
+    choices |= {} if on_red is None else {"on_red": on_red}
     return Budget(**choices) if choices else None
 
 
@@ -189,7 +186,7 @@ def revert(
     store: options.StorePath = options.STORE,
     commit: Annotated[str | None, typer.Option(help="Take out all that this entry wrote: seq, tag or digest.")] = None,
     to: Annotated[str | None, typer.Option(help="Make just the facts active that were so after this entry.")] = None,
-    probe: options.Probe = options.PROBED,
+    probe: options.Probe = PROBED,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict the blast radius; write nothing.")] = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -218,7 +215,7 @@ def restore(
     model: options.Model,
     facts: Annotated[list[str], typer.Argument(metavar="FACT", help="Ids of facts, or how they begin.")],
     store: options.StorePath = options.STORE,
-    probe: options.Probe = options.PROBED,
+    probe: options.Probe = PROBED,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be active; write nothing.")] = False,
     actor: options.Actor = None,
     reason: options.Reason = None,

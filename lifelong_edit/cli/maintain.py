@@ -19,6 +19,7 @@ from lifelong_edit.cli.text import (
     summary,
     table,
 )
+from lifelong_edit.defaults import HALVINGS
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.escapes import printable
 from lifelong_edit.store import (
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from lifelong_edit.engine.inspect.verify import Audit
 
 DryRefit = Annotated[bool, typer.Option("--dry-run", help="Work it out and tell its effect; write nothing.")]
-HALVINGS = 5
 
 
 def relax(

@@ -9,7 +9,6 @@ import typer
 
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import (
-    EFFICACY,
     entry_document,
     facts_lines,
     listed,
@@ -18,15 +17,16 @@ from lifelong_edit.cli.text import (
     summary,
     table,
 )
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.store.history import entry_named
+from lifelong_edit.tracking.budget import Scope
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Reader
     from lifelong_edit.engine.inspect.blame import Blame, Forgotten
     from lifelong_edit.engine.inspect.views import Diff
-    from lifelong_edit.engine.measure.scores import Scope
 
 Metrics = Annotated[
     list[str] | None, typer.Option("--metric", help="What is asked, as rewrite/argmax; repeat it for several.")
@@ -35,17 +35,17 @@ Newest = Annotated[bool, typer.Option("--newest/--no-newest", help="Ask about th
 Oldest = Annotated[int, typer.Option("--oldest", min=0, help="How many of the oldest facts are asked about.")]
 Sample = Annotated[int, typer.Option("--sample", min=0, help="How many facts are drawn at random.")]
 Flagged = Annotated[int, typer.Option("--flagged", min=0, help="How many facts at risk by prediction are asked about.")]
-OLDEST, SAMPLE, FLAGGED = 50, 100, 50
+SCOPE = Scope()
 
 
 def measure(
     model: options.Model,
     store: options.StorePath = options.STORE,
     metric: Metrics = None,
-    newest: Newest = True,
-    oldest: Oldest = OLDEST,
-    sample: Sample = SAMPLE,
-    flagged: Flagged = FLAGGED,
+    newest: Newest = SCOPE.newest,
+    oldest: Oldest = SCOPE.oldest,
+    sample: Sample = SCOPE.sample,
+    flagged: Flagged = SCOPE.flagged,
     drift: Annotated[bool, typer.Option("--drift", help="Also how far the model moved from its base.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure as eval does; write nothing.")] = False,
     actor: options.Actor = None,
@@ -58,7 +58,7 @@ def measure(
 
     Example: lifelong-edit measure --model checkpoints/tiny-world --oldest 30 --drift
     """
-    scope, metrics = _scope(newest, oldest, sample, flagged), metric or [EFFICACY]
+    scope, metrics = Scope(newest, oldest, sample, flagged), metric or [EFFICACY]
     if dry_run:
         with options.open_reader(store, model, dtype, device) as reader:
             return _tell_scores(reader, metrics, scope, {}, as_json)
@@ -76,10 +76,10 @@ def evaluate(
     model: options.Model,
     store: options.StorePath = options.STORE,
     metric: Metrics = None,
-    newest: Newest = True,
-    oldest: Oldest = OLDEST,
-    sample: Sample = SAMPLE,
-    flagged: Flagged = FLAGGED,
+    newest: Newest = SCOPE.newest,
+    oldest: Oldest = SCOPE.oldest,
+    sample: Sample = SCOPE.sample,
+    flagged: Flagged = SCOPE.flagged,
     tasks: Annotated[Path | None, typer.Option(help="A folder of lm-evaluation-harness task files to run too.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task of the folder; repeat it for several.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many questions of each task.")] = None,
@@ -91,7 +91,7 @@ def evaluate(
 
     Example: lifelong-edit eval --model checkpoints/tiny-world --metric rewrite/argmax --metric paraphrase/argmax
     """
-    scope = _scope(newest, oldest, sample, flagged)
+    scope = Scope(newest, oldest, sample, flagged)
     if task and tasks is None:
         raise RequestError("A task is one of a folder's. Give the folder: --tasks FOLDER.")
     with options.open_reader(store, model, dtype, device) as reader:
@@ -127,12 +127,6 @@ def calibrate(
             noise = editor.calibrate(requests, actor, reason).body["noise"]
     rows = [[name, _number(value)] for name, value in noise.items()]
     print_result(as_json, {"dry_run": dry_run, "noise": noise}, table(rows, ["sign", "noise"]))
-
-
-def _scope(newest: bool, oldest: int, sample: int, flagged: int) -> Scope:
-    from lifelong_edit.engine.measure.scores import Scope
-
-    return Scope(newest, oldest, sample, flagged)
 
 
 def _harness(reader: Reader, folder: Path, tasks: list[str], limit: int | None) -> dict[str, dict[str, float | None]]:

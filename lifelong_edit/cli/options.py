@@ -30,14 +30,6 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
-class Red(str, Enum):
-    """What to do with a commit that would take a vital sign over its red limit."""
-
-    stop = "stop"
-    warn = "warn"
-    halve = "halve"
-
-
 MODEL_HELP = "Folder of the unedited base model, in safetensors."
 
 StorePath = Annotated[Path, typer.Option("--store", envvar="LIFELONG_EDIT_STORE", help="Folder of the store.")]
@@ -58,8 +50,6 @@ Facts = Annotated[list[str] | None, typer.Argument(metavar="FACT", help="Ids of 
 
 STORE = Path("store")
 CPU = "cpu"
-METHOD = "memit"
-PROBED = 20
 
 
 @dataclass(frozen=True)

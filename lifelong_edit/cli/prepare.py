@@ -15,6 +15,7 @@ from lifelong_edit.cli import options
 from lifelong_edit.cli.text import TOP, bar, counted, listed, number, print_result, progress, table
 from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
+from lifelong_edit.defaults import METHOD
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
@@ -153,7 +154,7 @@ def plan(
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Requests a commit; by default all in one.")
     ] = None,
-    method: options.Method = options.METHOD,
+    method: options.Method = METHOD,
     ridge: options.Ridge = None,
     every: Annotated[bool, typer.Option("--all", help="List everything, not only the first of each kind.")] = False,
     dtype: options.Number = None,

@@ -16,6 +16,7 @@ import typer
 from tabulate import tabulate
 from tqdm import tqdm
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.escapes import printable, printable_json, printable_lines
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, FactLife
@@ -105,7 +106,6 @@ def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield told
 
 
-EFFICACY = "rewrite/argmax"
 TOP = 10  # facts that a text shows of many
 DONE = {
     "edit": "written",

@@ -10,29 +10,29 @@ from typing import Any
 
 import torch
 
+from lifelong_edit.defaults import EFFICACY, HALVINGS, METHOD, PROBED
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.change import bodies
-from lifelong_edit.engine.change.budget import Budget, OnRed, check
+from lifelong_edit.engine.change.budget import check
 from lifelong_edit.engine.change.commit import Commit, commit, commit_measured, described
 from lifelong_edit.engine.change.refit import weighed
 from lifelong_edit.engine.change.stream import Apply, stream, upkeep
 from lifelong_edit.engine.change.validate import take_in
 from lifelong_edit.engine.measure.noise import noise_of
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope, scored, scores_body
+from lifelong_edit.engine.measure.scores import scored, scores_body
 from lifelong_edit.engine.measure.vital_signs import drift_row, drift_rows, task_rows
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.engine.state.create import Model, found, opened
 from lifelong_edit.engine.state.provenance import signed
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds import DEFAULT
-from lifelong_edit.kinds.kind import HALVINGS, Change, Effect, improves
+from lifelong_edit.kinds.kind import Change, Effect, improves
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
 from lifelong_edit.store.history import check_tag
+from lifelong_edit.tracking.budget import Budget, OnRed, Scope
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.watch import Watch
-
-PROBED = 20
 
 
 class LifelongEditor(Reader):
@@ -77,7 +77,7 @@ class LifelongEditor(Reader):
     def apply(
         self,
         requests: Iterable[EditRequest],
-        method: str = "memit",
+        method: str = METHOD,
         ridge: float | None = None,
         actor: str | None = None,
         reason: str | None = None,
@@ -93,7 +93,7 @@ class LifelongEditor(Reader):
         return self._edit("edit", list(requests), method, ridge, actor, reason, budget)
 
     def replace(
-        self, fact: str, target: str, method: str = "memit", actor: str | None = None, reason: str | None = None
+        self, fact: str, target: str, method: str = METHOD, actor: str | None = None, reason: str | None = None
     ) -> Commit:
         """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings it back."""
         request = bodies.replacing(self._session.head.history, fact, target)
@@ -102,7 +102,7 @@ class LifelongEditor(Reader):
     def protect(
         self,
         requests: Iterable[EditRequest],
-        method: str = "memit",
+        method: str = METHOD,
         ridge: float | None = None,
         actor: str | None = None,
         reason: str | None = None,
@@ -120,7 +120,7 @@ class LifelongEditor(Reader):
         self,
         source: str | Path,
         batch: int = 10,
-        method: str = "memit",
+        method: str = METHOD,
         ridge: float | None = None,
         actor: str | None = None,
         reason: str | None = None,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lifelong_edit.algebra.telemetry import Telemetry
 from lifelong_edit.datasets.jsonl import SourcedRequest
+from lifelong_edit.defaults import EFFICACY, HALVINGS, METHOD
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.change import bodies
@@ -28,13 +29,14 @@ from lifelong_edit.engine.inspect.doctor import Finding, examine
 from lifelong_edit.engine.inspect.verify import Audit, audit
 from lifelong_edit.engine.inspect.views import Diff, View, difference, view_at
 from lifelong_edit.engine.measure.noise import noise_of
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored
+from lifelong_edit.engine.measure.scores import measurements, scored
 from lifelong_edit.engine.state.create import Model, opened
 from lifelong_edit.engine.state.session import Observer, Session
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kind import HALVINGS, Change, Head, Kind, State
+from lifelong_edit.kinds.kind import Change, Head, Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
+from lifelong_edit.tracking.budget import Scope
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import Health, HealthLimits
 from lifelong_edit.tracking.retention import RetentionMatrix
@@ -176,7 +178,7 @@ class Reader:
         self,
         rows: Survey,
         batches: Sequence[Sequence[SourcedRequest]],
-        method: str = "memit",
+        method: str = METHOD,
         ridge: float | None = None,
         progress: Progress | None = None,
         protecting: bool = False,
@@ -186,7 +188,7 @@ class Reader:
             self._session.kind.check_protectable()
         return preview(self._session, rows, batches, method, ridge, progress, protecting)
 
-    def preview_replace(self, fact: str, target: str, method: str = "memit") -> Preview:
+    def preview_replace(self, fact: str, target: str, method: str = METHOD) -> Preview:
         """What `replace` would do."""
         row = SourcedRequest(bodies.replacing(self._session.head.history, fact, target), "replace", 1)
         return preview(self._session, Survey((row,), ()), [[row]], method)

@@ -15,21 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NoReturn
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Entry, History, ObjectStore, Store
-from lifelong_edit.tracking.scores import EFFICACY
 
 Promise = Literal["exact", "own contribution", "replay"]
 """What taking a fact out leaves: a model that never had it; one without the fact's recorded part; one that was edited
 again without it, from the ledger, which needs the model."""
 Effect = dict[str, tuple[float, float]]
 """Figures before a refit and after it: efficacy, and `drift`, the vital sign kl or, without a watch, preservation."""
-
-
-HALVINGS = 5  # of what holds a fact back, by which `relaxed` may go below what it was written with
 
 
 def improves(effect: Effect) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from lifelong_edit.engine.measure.scores import EFFICACY
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
 from lifelong_edit.report.trackers import numbers_of

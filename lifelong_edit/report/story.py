@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine import Reader
-from lifelong_edit.engine.measure.scores import EFFICACY, measurements
+from lifelong_edit.engine.measure.scores import measurements
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.store.bodies import WeightTelemetry
 from lifelong_edit.tracking.health import HealthLimits

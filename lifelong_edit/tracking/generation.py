@@ -18,8 +18,15 @@ from lifelong_edit.model.rows import whole_cache
 from lifelong_edit.model.subject import tokens
 from lifelong_edit.tracking import passes
 
+ANSWER_LENGTH = 8
 WORD = re.compile(r"\w+|[^\w\s]")
 Choose = Callable[[list[int], Tensor, int], Tensor]  # numbers of rows, logits [B, vocabulary], step -> ids [B]
+
+
+def answer(editable: EditableModel, prompt: str, length: int = ANSWER_LENGTH) -> str:
+    """Continue `prompt` greedily by at most `length` tokens, up to the first full stop or line break."""
+    text = greedy(editable, [prompt], length, stop=editable.tokenizer.eos_token_id)[0]
+    return text.strip().split("\n")[0].split(".")[0]
 
 
 def greedy(editable: EditableModel, prompts: Sequence[str], length: int, stop: int | None = None) -> list[str]:

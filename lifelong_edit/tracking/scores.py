@@ -198,7 +198,6 @@ METRICS = {
     for prompts in prompt_sets
     for protocol in protocols
 }
-EFFICACY = "rewrite/argmax"
 HARMONIC, COMPARED = "harmonic/prob", ("rewrite/prob", "paraphrase/prob", "neighbourhood/prob")
 
 

@@ -11,11 +11,9 @@ import pytest
 import typer
 
 from lifelong_edit import errors
-from lifelong_edit.cli import options, text
 from lifelong_edit.cli.main import EXIT_CODES, app
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope
-from lifelong_edit.kinds.kind import HALVINGS
+from lifelong_edit.tracking.budget import Scope
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 WRITE = "init apply stream replace protect revert restore measure calibrate relax repair".split()
@@ -66,11 +64,14 @@ def test_every_exit_code_of_the_errors_is_told() -> None:
 
 
 def test_defaults_are_those_of_the_engine() -> None:
-    apply, revert = (inspect.signature(verb).parameters for verb in (LifelongEditor.apply, LifelongEditor.revert))
-    assert apply["method"].default == options.METHOD and revert["probe"].default == options.PROBED
-    stream = inspect.signature(LifelongEditor.stream).parameters
-    assert named(COMMANDS["stream"])["--batch"].default == stream["batch"].default
+    for verb, method, names in (
+        ("apply", LifelongEditor.apply, ["method"]),
+        ("stream", LifelongEditor.stream, ["batch", "method"]),
+        ("revert", LifelongEditor.revert, ["probe"]),
+        ("relax", LifelongEditor.relax, ["halvings"]),
+    ):
+        defaults = {name: inspect.signature(method).parameters[name].default for name in names}
+        assert {name: named(COMMANDS[verb])[f"--{name}"].default for name in names} == defaults
     for verb in ("measure", "eval"):
         told = {name: named(COMMANDS[verb])[f"--{name}"].default for name in ("newest", "oldest", "sample", "flagged")}
         assert Scope(**told) == Scope()
-    assert named(COMMANDS["relax"])["--halvings"].default == HALVINGS and text.EFFICACY == EFFICACY

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.engine.measure.scores import EFFICACY
+from lifelong_edit.defaults import EFFICACY
 from tests.cli.conftest import Place, write_requests
 from tests.samples import REQUESTS
 

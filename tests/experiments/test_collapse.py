@@ -10,9 +10,9 @@ import collapse
 import hard_edits
 from hard_edits import Candidate, Trial
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget
 from lifelong_edit.errors import HealthStop
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.health import HealthLimits, Limit
 from lifelong_edit.tracking.watch import Watch
 from lifelong_edit.world.generator import BUNDLED_SEED, World

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.report.database import NAME, QUERIES, TABLES, metadata, write_browsable

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget
-from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.report.page import PARTS, render, write_report
 from lifelong_edit.report.story import story_of
+from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.health import SIGNS
 from tests.engine.change.test_budget import ANYTHING
 from tests.engine.editors import edited, lived_in

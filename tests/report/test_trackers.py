@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lifelong_edit.engine.change.budget import Budget
-from lifelong_edit.engine.measure.scores import EFFICACY
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.report.trackers import log_to, numbers_of
+from lifelong_edit.tracking.budget import Budget
 from tests.engine.change.test_budget import ANYTHING
 from tests.engine.editors import BATCHES, edited
 

@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope, measurements, scored, scores_body
+from lifelong_edit.defaults import EFFICACY
+from lifelong_edit.engine.measure.scores import measurements, scored, scores_body
 from lifelong_edit.engine.measure.vital_signs import vital_signs, watched
 from lifelong_edit.engine.state.session import Session
-from lifelong_edit.errors import HealthStop, RequestError
+from lifelong_edit.errors import HealthStop
 from lifelong_edit.kinds.kind import Change
-from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.tracking.budget import Budget, OnRed
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import SIGNS, Band, Health, HealthLimits, Reading, judge
-
-
-class OnRed(str, Enum):
-    """What to do when an edit would be over a red limit: commit and warn, refuse it, or try it in halves."""
-
-    warn = "warn"
-    stop = "stop"
-    halve = "halve"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to read the vital signs, on which facts, against which limits, and what to do then.
-
-    They are read every `every` edits, or with "log" at the edits 1, 2, 3, 4, 6, 8, 12, ... of a store. `metrics` are
-    asked of the facts in `scope`. Without `limits`, the defaults, widened to what can be told from noise.
-    """
-
-    every: int | Literal["log"] = 5
-    on_red: OnRed = OnRed.stop
-    limits: HealthLimits | None = None
-    scope: Scope = field(default_factory=Scope)
-    metrics: tuple[str, ...] = (EFFICACY,)
-
-    def __post_init__(self) -> None:
-        if self.every != "log" and (not isinstance(self.every, int) or self.every < 1):
-            raise RequestError(f"every is a number of edits from 1 on, or 'log', not {self.every!r}.")
-        object.__setattr__(self, "on_red", OnRed(self.on_red))
-        object.__setattr__(self, "metrics", tuple(dict.fromkeys((EFFICACY, *self.metrics))))
-
-    def due(self, entries: Iterable[Entry]) -> bool:
-        """Whether the next edit is to be read: so many edits after the last that was."""
-        edits = [entry for entry in entries if entry.kind in EDITS]
-        last = max((number for number, entry in enumerate(edits, start=1) if "vital" in entry.body), default=0)
-        number = len(edits) + 1
-        return _octave(number) > _octave(last) if self.every == "log" else number - last >= self.every
 
 
 def readings(entries: Iterable[Entry]) -> list[Reading]:
@@ -103,11 +68,6 @@ def _forgetting(session: Session, facts: Sequence[FactLife], figure: Figure) -> 
     learnt = {m.fact for m in measurements(session.head.entries, EFFICACY) if m.seq == m.cohort and m.value == 1.0}
     scores = [score or 0.0 for fact, score in zip(facts, figure.each, strict=True) if fact.id in learnt]
     return 1 - sum(scores) / len(scores) if scores else 0.0
-
-
-def _octave(number: int) -> int:
-    """Which half octave an edit's number is in: 1, 2, 3, 4, 6, 8, 12, ... begin one."""
-    return sum(number >= start for k in range(number.bit_length()) for start in {2**k, 3 * 2**k // 2})
 
 
 def _told(judged: Health) -> str:

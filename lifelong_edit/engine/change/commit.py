@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted, target_scores
-from lifelong_edit.engine.measure.scores import EFFICACY, scored, scores_body
+from lifelong_edit.engine.measure.scores import scored, scores_body
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import Change
 from lifelong_edit.store import EDITS, Entry, FactLife

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine.state.session import Session
+from lifelong_edit.tracking.budget import Scope
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.scores import measure
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from lifelong_edit.datasets.jsonl import SourcedRequest
+from lifelong_edit.defaults import METHOD
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.engine.change.validate import Intake, take_in
 from lifelong_edit.engine.estimate.sources import BadRow, Survey
@@ -98,7 +99,7 @@ def preview(
     session: Session,
     rows: Survey,
     batches: Sequence[Sequence[SourcedRequest]],
-    method: str = "memit",
+    method: str = METHOD,
     ridge: float | None = None,
     progress: Progress | None = None,
     protecting: bool = False,

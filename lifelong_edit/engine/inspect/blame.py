@@ -11,7 +11,7 @@ from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.kinds.kind import State
 from lifelong_edit.store.history import fact_named
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import FactLife, History
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 
 
 @dataclass(frozen=True)

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import EDITS, Entry, FactLife
 from lifelong_edit.store.bodies import added_facts
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.retention import FactScore
-from lifelong_edit.tracking.scores import EFFICACY, measure
-
-__all__ = ["EFFICACY", "Scope", "measurements", "scored", "scores_body"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which active facts a measurement asks about.
-
-    Those of the newest edit, the oldest ones, a seeded sample, and those most at risk of being forgotten.
-    """
-
-    newest: bool = True
-    oldest: int = 50
-    sample: int = 100
-    flagged: int = 50
-
-    def __post_init__(self) -> None:
-        counts = (self.oldest, self.sample, self.flagged)
-        if min(counts) < 0 or not (self.newest or any(counts)):
-            raise RequestError("A measurement asks about some facts. Give counts of 0 or more, not all of them 0.")
-
-    def of(self, facts: Sequence[FactLife], seed: int, risks: Mapping[str, float]) -> list[FactLife]:
-        """The facts to ask about, in ledger order; equal seeds draw equal samples. Protected facts are no edits.
-
-        `risks` are those of the facts, as far as they have one.
-        """
-        edits = [fact for fact in facts if not fact.protected]
-        last = max((fact.seq for fact in edits), default=0)
-        drawn = random.Random(seed).sample(edits, min(self.sample, len(edits)))
-        ranked = sorted((fact for fact in edits if fact.id in risks), key=lambda fact: -risks[fact.id])
-        wanted = {fact.id for fact in (*edits[: self.oldest], *drawn, *ranked[: self.flagged])}
-        return [fact for fact in edits if fact.id in wanted or (self.newest and fact.seq == last)]
+from lifelong_edit.tracking.scores import measure
 
 
 def scored(editable: EditableModel, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lifelong_edit.algebra.columns import Columns
 from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.defaults import EFFICACY, HALVINGS
 from lifelong_edit.errors import RequestError
 from lifelong_edit.kinds.kernel.state import standing
 from lifelong_edit.kinds.kernel.write import ByLayer, KernelChange, eased, said
-from lifelong_edit.kinds.kind import HALVINGS, Change, Effect, Head, Weigh, improves
+from lifelong_edit.kinds.kind import Change, Effect, Head, Weigh, improves
 from lifelong_edit.store import Column, History
-from lifelong_edit.tracking.scores import EFFICACY
 
 if TYPE_CHECKING:
     from lifelong_edit.kinds.kernel.kernel import Kernel

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget, OnRed
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope
 from lifelong_edit.errors import HealthStop, RequestError
 from lifelong_edit.model.fingerprint import fingerprint
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.budget import Budget, OnRed, Scope
 from lifelong_edit.tracking.drift import perplexity
+from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.health import Band, HealthLimits, Limit
 from lifelong_edit.tracking.scores import argmax_rate
 from lifelong_edit.tracking.watch import Watch, Watched

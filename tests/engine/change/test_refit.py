@@ -11,13 +11,13 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget
-from lifelong_edit.engine.measure.scores import EFFICACY
 from lifelong_edit.errors import HealthStop, RequestError, StoreCorrupt
 from lifelong_edit.store import History
+from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.health import HealthLimits, Limit
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests

@@ -21,7 +21,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kernel import forecast
 from lifelong_edit.model.subject import encode
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import score_continuations
 from tests.engine.editors import WORK, edited
 from tests.samples import REQUESTS

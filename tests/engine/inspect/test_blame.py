@@ -13,7 +13,7 @@ from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import captured
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from tests.engine.editors import BATCHES, EVERY_KIND, WORK, base_model, edited
 from tests.samples import REQUESTS
 

@@ -11,7 +11,7 @@ import torch
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from tests.engine.editors import BATCHES, EVERY_KIND, WORK, edited, record_of
 from tests.samples import REQUESTS
 

@@ -13,7 +13,7 @@ from lifelong_edit.errors import ModelError, RequestError
 from lifelong_edit.kinds.kernel.state import weights_digest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from tests.engine.editors import BATCHES, EVERY_KIND, WORK, base_model, edited, live, lived_in
 from tests.reliability.audit import contents
 from tests.samples import REQUESTS

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.measure.scores import EFFICACY, Scope
 from lifelong_edit.errors import RequestError
 from lifelong_edit.store import FactLife
+from lifelong_edit.tracking.budget import Scope
 from lifelong_edit.tracking.scores import argmax_rate, score_edits
 from tests.samples import REQUESTS, lively_editable, new_editor
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change.budget import Budget
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.drift import measure_next_tokens, measure_texts, next_log_probabilities
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import HealthLimits
