@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
@@ -33,6 +34,7 @@ class EditableModel:
         self.model.train(False)
         self.tokenizer = checked_tokenizer(tokenizer, model)
         self.texts = Texts(self.tokenizer)
+        self._hooks: tuple[RemovableHandle, ...] = ()
         self._blocks = list(_submodule(model, self.architecture.blocks).children())
         self._head()
         for layer in range(self.layers):
@@ -134,10 +136,20 @@ class EditableModel:
         own = {layer: self.cast(layer, weight) for layer, weight in weights.items()}
         edited = {id(self.write(layer).weight) for layer in own}
         shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers()) if id(t) not in edited}
-        other = EditableModel(copy.deepcopy(self.model, shared), self.tokenizer)
+        model = copy.deepcopy(self.model, shared)
+        for module in model.modules():
+            for handle in self._hooks:  # they show a state of this model, not of the other
+                module._forward_hooks.pop(handle.id, None)
+        other = EditableModel(model, self.tokenizer)
         other.texts = self.texts
         other._copy(own)
         return other
+
+    def attach(self, hooks: Sequence[RemovableHandle]) -> None:
+        """Keep forward hooks that show a state on the model; those that were kept before are removed."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = tuple(hooks)
 
     @contextmanager
     def rewritten(self, weights: Mapping[int, Tensor]) -> Iterator[None]:
