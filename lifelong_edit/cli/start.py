@@ -14,6 +14,7 @@ import typer
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, print_result, progress, summary, table
 from lifelong_edit.datasets.jsonl import read_text
+from lifelong_edit.defaults import METHOD
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
@@ -32,6 +33,7 @@ def init(
     store: options.StorePath = options.STORE,
     text: Annotated[Path | None, typer.Option(help=TEXT_HELP)] = None,
     layer: Layers = None,
+    method: options.Method = METHOD,
     memory: Annotated[str | None, typer.Option(help="joint (all facts as one system) or batch.")] = None,
     targets: Annotated[str | None, typer.Option(help="base (optimise on the unedited model) or live.")] = None,
     contexts: Annotated[int | None, typer.Option(help="How many prefixes edits are made to hold behind.")] = None,
@@ -60,7 +62,9 @@ def init(
     options.hide_loading_bars()
     with (
         progress("token") as told,
-        LifelongEditor.create(store, model, settings, texts, actor, reason, told, number, device, watched) as made,
+        LifelongEditor.create(
+            store, model, settings, texts, actor, reason, told, number, device, watched, method=method
+        ) as made,
     ):
         print_result(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
 

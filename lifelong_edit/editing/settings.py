@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
-from lifelong_edit.editing.methods import method_named
-from lifelong_edit.editing.methods.method import Method
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
+from lifelong_edit.methods import ClosedForm, method_named
 from lifelong_edit.model.editable import EditableModel
 
 TARGETS = ("live", "base")
@@ -69,7 +68,7 @@ class EditorSettings:
         _check_spreadable(editable, layers)
         return layers
 
-    def method(self, name: str) -> Method:
+    def method(self, name: str) -> ClosedForm:
         """The method of this name, with the store's ridge if it has one; `RequestError` when there is none."""
         found = method_named(name)
         return found if self.ridge is None or not found.relative_ridge else replace(found, relative_ridge=self.ridge)

@@ -57,6 +57,7 @@ class LifelongEditor(Reader):
         watch: Watch | None = None,
         protect: Sequence[EditRequest] = (),
         memory_kind: str = DEFAULT,
+        method: str = "memit",
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
@@ -66,12 +67,15 @@ class LifelongEditor(Reader):
         tokens were read; an interrupted `create` goes on where it was. `watch` names facts and texts that edits are to
         leave alone: what a health budget is read on. `protect` are requests whose prompts' answers must not move: their
         keys are mixed into the second moments, so every edit spares them (see also the verb `protect`). `memory_kind`
-        is what holds the facts: see `lifelong_edit.kinds`.
+        is what holds the facts: see `lifelong_edit.kinds`. `method` is one whose metric the store is pinned to; all
+        methods of that metric can be used.
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
         given = settings or EditorSettings()
-        store = found(Path(path), editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind)
+        store = found(
+            Path(path), editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind, method
+        )
         return cls(store, editable)
 
     def apply(

@@ -193,11 +193,17 @@ class Kind(ABC):
     @classmethod
     @abstractmethod
     def pin(
-        cls, editable: EditableModel, settings: EditorSettings, moments: Mapping[int, bytes], objects: ObjectStore
+        cls,
+        editable: EditableModel,
+        settings: EditorSettings,
+        method: str,
+        moments: Mapping[int, bytes],
+        objects: ObjectStore,
     ) -> dict[str, Any]:
         """What the first entry keeps, `base_weights`, the base state's digest, among it; files go into `objects`.
 
-        `moments` are files of second moments by layer, for a kind that `needs_moments`.
+        `method` is what the store is made for, `moments` are files of second moments by layer, for a kind that
+        `needs_moments`.
         """
 
     @classmethod

@@ -107,6 +107,7 @@ class Body(TypedDict, total=False):
     watch: dict[str, Any]
     protected: list[dict[str, Any]]
     memory_kind: str  # where it is not the kernel
+    metric: str  # what changes are measured by, where it is not the second moment
 
     # What becomes of facts: an edit has whole facts, all others their ids. `to` is the seq that was gone back to.
     facts: list[AddedFact] | list[str]

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from lifelong_edit.editing.keys import collect_keys
-from lifelong_edit.editing.methods import method_named, methods
-from lifelong_edit.editing.methods.method import Method
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
+from lifelong_edit.methods import ClosedForm, method_named, methods
 from tests.editing.test_spread import fresh_states, spread_out
 from tests.samples import CONTEXTS, QUICK, REQUESTS, lively_editable, new_editor
 
@@ -58,7 +57,7 @@ def test_damped_emmet_is_the_ridge_w_times_lambda() -> None:
 
 
 def test_a_relative_ridge_counts_in_units_of_the_calibration() -> None:
-    method = Method("soft", relative_ridge=0.5)
+    method = ClosedForm("soft", relative_ridge=0.5)
     assert method.ridges({"0": 64.0, "1": 10.0}) == {"0": 32.0, "1": 5.0}
     assert method.ridges({"0": 64.0, "1": 10.0}, override=3.0) == {"0": 3.0, "1": 3.0}
     for wrong in (-1.0, float("nan"), float("inf")):

@@ -13,7 +13,8 @@ from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import Memory, append, closed_form, materialise
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import collect_keys
-from lifelong_edit.editing.spread import LayerState, check_spreadable, spread, subject_states
+from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.spread import LayerState, spread, subject_states
 from lifelong_edit.editing.statistics import StatisticsSettings, begin, collect
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
@@ -142,6 +143,6 @@ def test_a_slot_that_has_a_key_keeps_it() -> None:
 
 def test_a_norm_behind_the_weight_allows_one_layer_only() -> None:
     editable = lively_editable("gemma2")
-    check_spreadable(editable, [0])
+    assert EditorSettings(layers=(0,)).resolved(editable) == (0,)
     with pytest.raises(RequestError, match="Edit one layer"):
-        check_spreadable(editable, [0, 1])
+        EditorSettings(layers=(0, 1)).resolved(editable)

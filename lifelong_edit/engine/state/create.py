@@ -51,6 +51,7 @@ def found(
     watch: Watch | None,
     protect: Sequence[EditRequest] = (),
     memory_kind: str = DEFAULT,
+    method: str = "memit",
 ) -> Store:
     """A new store whose first entry says what it is pinned to. `beside` is the model's folder, if it has one.
 
@@ -73,7 +74,7 @@ def found(
         moments = _sparing(moments, editable, protect, contexts, settings.protection)
         settings = replace(settings, layers=layers)
         body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
-        body |= kind.pin(editable, settings, moments, ObjectStore(scratch))
+        body |= kind.pin(editable, settings, method, moments, ObjectStore(scratch))
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     except BaseException:

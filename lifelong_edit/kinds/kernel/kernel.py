@@ -21,6 +21,7 @@ from lifelong_edit.kinds.kernel.record import Library, record_of
 from lifelong_edit.kinds.kernel.state import KernelState, standing, survived
 from lifelong_edit.kinds.kernel.write import KernelChange, Strength, plan
 from lifelong_edit.kinds.kind import Change, Effect, Forecast, Head, How, Kind, Rehearsed, State, Weigh
+from lifelong_edit.methods import SECOND_MOMENT, metric_named
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Entry, History, KernelRecord, ObjectStore, Store
 
@@ -49,18 +50,26 @@ class Kernel(Kind):
     ) -> None:
         super().__init__(store, entries, settings, editable)
         self.library = Library(store, entries, editable.device)
-        self.metrics = _pinned_metrics(store, self.init["statistics"], settings, editable)
+        self.metrics = self._pinned_metrics(ObjectStore(store.layout.statistics), editable)
         self.sizes = {n: BaseSize.of(layer.base, self.metrics[n]) for n, layer in self.base.layers.items()}
         self._read: tuple[KernelState, dict[str, Telemetry]] | None = None
         self._cached: str | None = None  # the weights digest whose pairs the cache has
 
     @classmethod
     def pin(
-        cls, editable: EditableModel, settings: EditorSettings, moments: Mapping[int, bytes], objects: ObjectStore
+        cls,
+        editable: EditableModel,
+        settings: EditorSettings,
+        method: str,
+        moments: Mapping[int, bytes],
+        objects: ObjectStore,
     ) -> dict[str, Any]:
         """Second moments by digest, the mean key mass that ridges are relative to, and the base weights' digest."""
-        metrics = {n: Metric.from_moment(read_moment(data)[0], settings.shrinkage) for n, data in moments.items()}
+        chosen = settings.method(method)
+        metrics = {n: chosen.metric(read_moment(data)[0], settings.shrinkage) for n, data in moments.items()}
+        named = {} if chosen.metric_name == SECOND_MOMENT else {"metric": chosen.metric_name}
         return {
+            **named,
             "statistics": {str(n): objects.put(data) for n, data in moments.items()},
             "calibration": {str(n): metric.mean_key_mass for n, metric in metrics.items()},
             "condition": {str(n): metric.condition for n, metric in metrics.items()},
@@ -99,7 +108,12 @@ class Kernel(Kind):
 
     def choose(self, method: str, ridge: float | None, count: int, protecting: bool = False) -> Strength:
         """The ridges of a batch: the method's own in units of the mean key mass, or the absolute one that is given."""
-        chosen = self.settings.method(method)
+        chosen, pinned = self.settings.method(method), self.init.get("metric", SECOND_MOMENT)
+        if chosen.metric_name != pinned:
+            raise RequestError(
+                f"{method} measures changes by {chosen.metric_name}, this store by {pinned} since its first entry. "
+                f"Choose another method, or make a store for it: init --method {method}."
+            )
         if protecting:
             chosen = replace(chosen, relative_ridge=min(chosen.relative_ridge, HOLD))
         chosen.check_batch(count)
@@ -257,15 +271,11 @@ class Kernel(Kind):
         """The weights without a slot's columns, or without a batch, all others with their stored keys and values."""
         return self.state_of(head).leaving_out(lambda placed, batch: placed.value.slot == slot or batch == seq)
 
-
-def _pinned_metrics(
-    store: Store, statistics: Mapping[str, str], settings: EditorSettings, editable: EditableModel
-) -> dict[int, Metric]:
-    """The metrics of the edited layers, from the second moments that the store is pinned to by digest."""
-    objects, metrics = ObjectStore(store.layout.statistics), {}
-    for layer, digest in statistics.items():
-        moment = read_moment(objects.get(digest))[0]
-        metrics[int(layer)] = Metric.from_moment(
-            replace(moment, matrix=moment.matrix.to(editable.device)), settings.shrinkage
-        )
-    return metrics
+    def _pinned_metrics(self, statistics: ObjectStore, editable: EditableModel) -> dict[int, Metric]:
+        """The metrics of the edited layers, from the second moments that the store is pinned to by digest."""
+        make, metrics = metric_named(self.init.get("metric", SECOND_MOMENT)), {}
+        for layer, digest in self.init["statistics"].items():
+            moment = read_moment(statistics.get(digest))[0]
+            own = replace(moment, matrix=moment.matrix.to(editable.device))
+            metrics[int(layer)] = make(own, self.settings.shrinkage)
+        return metrics

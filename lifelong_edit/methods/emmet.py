@@ -5,6 +5,6 @@ Its damped form with preservation weight w and damping lambda_E is the ridge w *
 
 from __future__ import annotations
 
-from lifelong_edit.editing.methods.method import Method
+from lifelong_edit.methods import ClosedForm
 
-METHOD = Method("emmet", relative_ridge=0.0)
+METHOD = ClosedForm("emmet", relative_ridge=0.0)

@@ -5,6 +5,6 @@ It is large at first, and halved for the facts that need it: docs/default_combin
 
 from __future__ import annotations
 
-from lifelong_edit.editing.methods.method import Method
+from lifelong_edit.methods import ClosedForm
 
-METHOD = Method("memit", relative_ridge=8.0)
+METHOD = ClosedForm("memit", relative_ridge=8.0)

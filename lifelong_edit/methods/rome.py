@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from lifelong_edit.editing.methods.method import Method
+from lifelong_edit.methods import ClosedForm
 
-METHOD = Method("rome", relative_ridge=0.0, max_batch=1)
+METHOD = ClosedForm("rome", relative_ridge=0.0, max_batch=1)
