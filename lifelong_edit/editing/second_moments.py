@@ -54,9 +54,12 @@ def shipped_moments(folder: Path, layers: Sequence[int], fingerprint: str) -> di
             )
         found[layer] = path.read_bytes()
         _, about = read_moment(found[layer])
-        if about.get("fingerprint") != fingerprint or about.get("layer") != layer:
+        if about.get("layer") != layer:
+            raise RequestError(f"{path} was taken from another layer. Give text=... to take it anew.")
+        if about.get("fingerprint") != fingerprint:
             raise RequestError(
-                f"{path.name} beside the model was taken from another model or layer. Give text=... to take it anew."
+                f"{path} was taken from another model, or from this one before it was edited or cast (float16 rounds "
+                "what bfloat16 and float32 hold). Open the model as it was, or give text=... to take it anew."
             )
     return found
 

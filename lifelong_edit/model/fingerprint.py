@@ -32,7 +32,8 @@ def fingerprint(editable: EditableModel, replacing: Mapping[str, Tensor] | None 
 
     `replacing` maps names of edited weights to [d_out, d_in] tensors that stand in for the live values: with the base
     weights it gives the fingerprint of the base while edits are live. Half-precision values count as the float32
-    numbers they are, so a checkpoint opened wider than it was saved keeps its fingerprint.
+    numbers they are, so a half-precision checkpoint opened in float32 keeps its fingerprint; a cast that rounds gives
+    another model.
     """
     layers = {editable.weight_name(layer): layer for layer in range(editable.layers)}
     replaced = replacing or {}

@@ -60,10 +60,10 @@ def test_moments_beside_a_model_belong_to_it_and_to_their_layer(moment: SecondMo
     assert set(shipped_moments(tmp_path, [0, 2], "f")) == {0, 2}
     with pytest.raises(RequestError, match="layer 1"):
         shipped_moments(tmp_path, [0, 1], "f")
-    with pytest.raises(RequestError, match="another model"):
+    with pytest.raises(RequestError, match=r"another model.*cast.*text="):
         shipped_moments(tmp_path, [0], "g")
     place(tmp_path, 1, moment_bytes(moment, {"layer": 2, "fingerprint": "f"}))
-    with pytest.raises(RequestError, match="another model or layer"):
+    with pytest.raises(RequestError, match="another layer"):
         shipped_moments(tmp_path, [1], "f")
 
 

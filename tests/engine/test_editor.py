@@ -395,6 +395,8 @@ def test_second_moments_beside_the_model_are_used_when_they_are_its_own(folder: 
     with LifelongEditor.create(tmp_path / "store", folder) as editor:
         assert editor.history()[0].body["statistics"]["0"] == digest
         editor.apply(BATCHES[0])
+    with pytest.raises(RequestError, match=r"cast.*float16 rounds"):
+        LifelongEditor.create(tmp_path / "rounded", folder, dtype=torch.float16)
     moment, about = read_moment(data)
     place.write_bytes(moment_bytes(moment, {**about, "fingerprint": "another"}))
     with pytest.raises(RequestError, match="another model"):

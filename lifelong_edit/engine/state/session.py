@@ -138,8 +138,8 @@ class Session:
         """Check that the model is the store's base, fold the history, and let the model show the head."""
         if fingerprint(editable) != self.init["fingerprint"]:
             raise ModelMismatch(
-                "The model is not the one this store was made with, or it was edited before it was opened. "
-                "Give the unedited base model."
+                "The model is not the one this store was made with, or it was edited or cast before it was opened "
+                "(float16 rounds what bfloat16 and float32 hold). Give the unedited base model."
             )
         if "probes" in self.init and (told := self._probed(editable)):
             warnings.warn(told, stacklevel=5)
