@@ -111,10 +111,10 @@ def _check_file(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise ModelError(f"{path} is a device or a pipe, and a model is read from plain files. Replace it.")
         return
-    size = path.stat().st_size
-    if path.suffix in TEXT_SUFFIXES and size > MAX_TEXT:
+    text, size = path.suffix in TEXT_SUFFIXES, path.stat().st_size
+    if text and size > MAX_TEXT:
         raise ModelError(f"{path} has {size:,} bytes, more than the {MAX_TEXT:,} that are read. Replace it.")
-    if size < 1024 and path.read_bytes().startswith(LFS_POINTER):
+    if (text or path.suffix == ".safetensors") and size < 1024 and path.read_bytes().startswith(LFS_POINTER):
         raise ModelError(f"{path} is a pointer of Git LFS, not the file itself. Fetch it: git lfs pull.")
 
 
