@@ -47,7 +47,8 @@ def checked_config(folder: Path) -> PreTrainedConfig:
         settings = read_object(file)
         architecture_named(settings.get("model_type"))
         _check_settings(file, settings)
-        stored = stored_weights(folder)
+    stored = stored_weights(folder)
+    with blamed_on(file):
         _check_counts(file, settings, max(stored.tensors, stored.longest))
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         _check_size(file, config, stored)

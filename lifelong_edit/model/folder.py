@@ -15,10 +15,12 @@ from safetensors import safe_open
 from lifelong_edit.errors import ModelError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer.json"
+SETTINGS = (CONFIG, GENERATION, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+VOCABULARY_FILES = (TOKENIZER, "tokenizer.model", "vocab.json", "vocab.txt")
 TEXT_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # of files that are read whole
-MAX_TEXT = 64 * 2**20  # bytes; the largest tokenizer.json in use has about 35 MB
+MAX_SETTINGS, MAX_TEXT = 2 * 2**20, 64 * 2**20  # bytes; those in use have up to 1.2 MB, and 35 MB (tokenizer.json)
+MAX_TENSORS = 2**18  # checkpoints of many experts have some 100,000
 LFS_POINTER = b"version https://git-lfs"
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Files that transformers would read instead of the weights, or beside them, and by another package.
@@ -70,7 +72,7 @@ def check_files(folder: Path) -> None:
     for pattern, what in FOREIGN.items():
         if found := next(folder.glob(pattern), None):
             raise ModelError(f"{found} is part of {what}. Or take it away.")
-    for name in OBJECTS:
+    for name in (*SETTINGS, TOKENIZER):
         if (folder / name).is_file():
             read_object(folder / name)
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
@@ -93,7 +95,10 @@ def stored_weights(folder: Path) -> Stored:
     tensors = numbers = longest = 0
     for file in _weight_files(folder):
         with blamed_on(file), safe_open(file, framework="pt") as held:
-            for name in held.keys():  # noqa: SIM118
+            names = held.keys()
+            if tensors + len(names) > MAX_TENSORS:
+                raise ModelError(f"{file} goes beyond {MAX_TENSORS:,} tensors, no known model has as many. Replace it.")
+            for name in names:
                 header = held.get_slice(name)
                 shape, dtype = header.get_shape(), header.get_dtype()
                 if name.endswith(".weight") and dtype not in FLOATS:
@@ -112,8 +117,9 @@ def _check_file(path: Path) -> None:
             raise ModelError(f"{path} is a device or a pipe, and a model is read from plain files. Replace it.")
         return
     text, size = path.suffix in TEXT_SUFFIXES, path.stat().st_size
-    if text and size > MAX_TEXT:
-        raise ModelError(f"{path} has {size:,} bytes, more than the {MAX_TEXT:,} that are read. Replace it.")
+    limit = MAX_SETTINGS if path.name in SETTINGS else MAX_TEXT
+    if text and size > limit:
+        raise ModelError(f"{path} has {size:,} bytes, more than the {limit:,} that are read. Replace it.")
     if (text or path.suffix == ".safetensors") and size < 1024 and path.read_bytes().startswith(LFS_POINTER):
         raise ModelError(f"{path} is a pointer of Git LFS, not the file itself. Fetch it: git lfs pull.")
 

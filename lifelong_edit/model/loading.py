@@ -18,10 +18,9 @@ from transformers import (
 
 from lifelong_edit.errors import ModelError
 from lifelong_edit.model.config import checked_config
-from lifelong_edit.model.folder import blamed_on, check_files
+from lifelong_edit.model.folder import GENERATION, blamed_on, check_files
 from lifelong_edit.model.subject import tokens
 
-GENERATION = "generation_config.json"
 TRIAL = "Ada Quill was born in Tarsis and works in Oran."  # some faults show only when a text is read
 
 

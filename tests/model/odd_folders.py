@@ -141,6 +141,12 @@ def oversized(name: str) -> Craft:
     return lambda folder: os.truncate(folder / name, 100 * 2**20)
 
 
+def crowded(folder: Path) -> None:
+    """Weights that are 300,000 empty tensors."""
+    entries = (b'"%d": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}' % number for number in range(300_000))
+    header(b"{%s}" % b",".join(entries))(folder)
+
+
 KERNELS: dict[str, Craft] = {
     "attention by a kernel": setting(CONFIG, attn_implementation="kernels-community/flash-attn"),
     "attention by a kernel, under a private name": setting(CONFIG, _attn_implementation="someone/kernel@main:attend"),
@@ -212,6 +218,7 @@ REFUSED: dict[str, tuple[str, Craft]] = {
         WEIGHTS,
         header(b'{"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4294967296], "data_offsets": [0, 0]}}'),
     ),
+    "too many tensors": (WEIGHTS, crowded),
     "float8 weights": (WEIGHTS, tensors(lambda held: held.update({DOWN: held[DOWN].to(torch.float8_e4m3fn)}))),
     "integer weights": (WEIGHTS, tensors(lambda held: held.update({DOWN: held[DOWN].to(torch.int8)}))),
     "a weight that is no number": ("", tensors(lambda held: held[DOWN][3:4, 5:6].fill_(float("nan")))),

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from lifelong_edit.errors import LifelongEditError, ModelError
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
-from lifelong_edit.tracking.answers import answer
+from lifelong_edit.tracking.generation import answer
 from tests.model.odd_folders import REFUSED as ODD
 from tests.model.odd_folders import save_sound, spoiled
 from tests.models import small_editable
