@@ -27,7 +27,7 @@ class SecondMoment:
 
 
 class RunningSecondMoment:
-    """The sum of k k' so far. `total` [d, d] float64 and `count` are the whole state: pass them in to resume."""
+    """The sum of k k' so far, where the inputs lie. `total` [d, d] float64 and `count`, the whole state, resume it."""
 
     def __init__(self, d: int, total: Tensor | None = None, count: int = 0) -> None:
         state = torch.zeros(d, d, dtype=torch.float64) if total is None else total
@@ -37,13 +37,14 @@ class RunningSecondMoment:
         self.count = count
 
     def add(self, inputs: Tensor) -> None:
-        """Count the rows of `inputs` [n, d], of any dtype and on any device."""
-        rows = inputs.detach().to(self.total.device).double()  # [n, d]
+        """Count the rows of `inputs` [n, d], of any dtype and on any device, to which the sum goes with the first."""
+        rows = inputs.detach().double()  # [n, d]
         if not rows.isfinite().all():
             raise SolveError(
                 "the inputs of the weight hold NaN or infinity, so their second moment is meaningless. "
                 "Run the model in float32, or find the text that overflows."
             )
+        self.total = self.total.to(rows.device)
         self.total += rows.T @ rows
         self.count += len(rows)
 

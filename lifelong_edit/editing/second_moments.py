@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 def moment_bytes(moment: SecondMoment, about: dict[str, Any]) -> bytes:
     """The file of a second moment; `about` says what it was taken from."""
     meta = {**about, "kind": KIND, "count": moment.count}
-    return encode({KIND: moment.matrix.numpy()}, meta)
+    return encode({KIND: moment.matrix.cpu().numpy()}, meta)
 
 
 def read_moment(data: bytes) -> tuple[SecondMoment, dict[str, Any]]:
@@ -104,13 +104,13 @@ def mixed_moment(data: bytes, keys: Tensor, weight: float) -> bytes:
     With weight 1 what the protected prompts give counts as much as generic text does.
     """
     moment, about = read_moment(data)
-    matrix = moment.matrix + weight * (keys @ keys.T) / keys.shape[1]
+    matrix = moment.matrix.to(keys.device) + weight * (keys @ keys.T) / keys.shape[1]
     about = {name: value for name, value in about.items() if name not in ("kind", "count")}
     return moment_bytes(SecondMoment(matrix, moment.count), {**about, "protected": keys.shape[1], "weight": weight})
 
 
 def _partial_bytes(state: Collected) -> bytes:
-    totals = {str(layer): moment.total.numpy() for layer, moment in state.moments.items()}
+    totals = {str(layer): moment.total.cpu().numpy() for layer, moment in state.moments.items()}
     return encode(totals, {"kind": "partial", "count": state.tokens, "texts": state.texts})
 
 

@@ -12,12 +12,14 @@ from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMomen
 from lifelong_edit.datasets.jsonl import read_texts
 from lifelong_edit.editing.second_moments import (
     beside_model,
+    mixed_moment,
     moment_bytes,
     read_moment,
     shipped_moments,
 )
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.store.records import encode
+from tests.algebra import elsewhere
 
 
 @pytest.fixture
@@ -37,6 +39,14 @@ def test_a_moment_is_read_back_bit_for_bit_with_what_it_says(moment: SecondMomen
     again, about = read_moment(moment_bytes(moment, {"layer": 3, "fingerprint": "f"}))
     assert torch.equal(again.matrix, moment.matrix)
     assert (again.count, about["layer"], about["fingerprint"]) == (9, 3, "f")
+
+
+def test_one_that_lies_elsewhere_has_the_same_file(moment: SecondMoment) -> None:
+    keys = torch.randn(4, 3, dtype=torch.float64)
+    with elsewhere.place():
+        file = moment_bytes(SecondMoment(elsewhere.elsewhere(moment.matrix), moment.count), {})
+        mixed = mixed_moment(file, elsewhere.elsewhere(keys), 0.5)
+    assert file == moment_bytes(moment, {}) and mixed == mixed_moment(file, keys, 0.5) != file
 
 
 def test_a_file_that_is_no_moment_is_refused(moment: SecondMoment) -> None:
