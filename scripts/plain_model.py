@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lifelong_edit.tracking.generation import answer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.tracking.generation import answer
 
 MARKS = ("quantization_config", "_name_or_path", "_model_name_or_path")
 PROMPT = "The capital of France is"
