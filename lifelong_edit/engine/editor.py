@@ -14,10 +14,10 @@ from lifelong_edit.defaults import EFFICACY, HALVINGS, METHOD, PROBED
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.change import bodies
-from lifelong_edit.engine.change.budget import check
+from lifelong_edit.engine.change.budget import check, due
 from lifelong_edit.engine.change.commit import Commit, commit, commit_measured, described
 from lifelong_edit.engine.change.refit import weighed
-from lifelong_edit.engine.change.stream import Apply, stream, upkeep
+from lifelong_edit.engine.change.stream import stream, upkeep
 from lifelong_edit.engine.change.validate import take_in
 from lifelong_edit.engine.measure.noise import noise_of
 from lifelong_edit.engine.measure.scores import scored, scores_body
@@ -136,17 +136,18 @@ class LifelongEditor(Reader):
         Started again it goes on after the last request committed: each is applied exactly once, and the weights are
         those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none. With a
         `budget` the vital signs are read on a schedule, and a red one warns, ends the stream with `HealthStop`, or lets
-        the batch be tried in halves. In joint memory facts that fade are relaxed after every `relax` edits; 0 is never.
+        the batch be tried in halves. What was refused is read whenever it comes again. In joint memory facts that fade
+        are relaxed after every `relax` edits, under the same budget; 0 is never.
         """
 
-        def apply_under(budget: Budget | None) -> Apply:
-            return lambda requests: self.apply(requests, method, ridge, actor, reason, budget)
+        def apply(requests: Sequence[EditRequest], refused: Sequence[str]) -> Commit:
+            return self._edit("edit", requests, method, ridge, actor, reason, budget, refused)
 
-        halves = apply_under(replace(budget, every=1)) if budget and budget.on_red == OnRed.halve else None
+        halve = budget is not None and budget.on_red == OnRed.halve
         keep = None
         if relax and self._session.kind.relaxes:
             keep = upkeep(relax, self._session, lambda: self.relax(budget=budget, actor=actor, reason=reason))
-        return stream(source, batch, apply_under(budget), halves, keep)
+        return stream(source, batch, self._session, apply, halve, keep)
 
     def revert(
         self,
@@ -263,13 +264,15 @@ class LifelongEditor(Reader):
     def _edit(
         self,
         kind: str,
-        requests: list[EditRequest],
+        requests: Sequence[EditRequest],
         method: str,
         ridge: float | None,
         actor: str | None,
         reason: str | None,
         budget: Budget | None = None,
+        refused: Sequence[str] = (),
     ) -> Commit:
+        """Write a batch. `refused` are the ids of a batch that was too much at once, of which this one is a part."""
         session, kind_of_memory = self._session, self._session.kind
         batch = take_in(session.writable(), session.contexts, session.head.history.facts, requests)
         if not batch.requests:
@@ -277,8 +280,10 @@ class LifelongEditor(Reader):
             return Commit(None, skipped=batch.skipped)
         how = kind_of_memory.choose(method, ridge, len(batch.requests), protecting=kind == "protect")
         about = {"method": method, "hyperparameters": {**how.told, **session.settings.to_dict()}, **batch.body()}
+        left = [id for id in refused if id not in session.head.history.facts and id not in batch.ids]
+        about |= {"refused": left} if left else {}
         change = kind_of_memory.write(session.head, kind, {**self._signed(actor, reason), **about}, how)
-        if budget and budget.due(session.head.entries):
+        if budget and (refused or due(budget, session.head, batch.ids)):
             change = replace(change, body={**change.body, **check(session, change, budget)})
         return commit(session, change, batch.contents(), batch.skipped)
 

@@ -127,6 +127,7 @@ class Body(TypedDict, total=False):
     hyperparameters: dict[str, Any]
     survived: dict[str, float]  # share of each weight's delta that the cast to the live dtype kept
     effect: dict[str, list[float]]  # figures before a refit and after it
+    refused: list[str]  # ids of the other requests of a batch that was over its budget, and was tried in halves
 
     # Measurements; right after an edit, scores are of the edit's own facts.
     scores: dict[str, dict[str, float | None]]  # by metric and fact id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,21 @@ from lifelong_edit.engine.measure.scores import measurements, scored, scores_bod
 from lifelong_edit.engine.measure.vital_signs import vital_signs, watched
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import HealthStop
-from lifelong_edit.kinds.kind import Change
+from lifelong_edit.kinds.kind import Change, Head
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.tracking.budget import Budget, OnRed
 from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import SIGNS, Band, Health, HealthLimits, Reading, judge
+
+
+def waiting(head: Head) -> set[str]:
+    """The ids of requests that were refused with their batch, of which another part was then committed by itself."""
+    return {id for entry in head.entries for id in entry.body.get("refused", ())} - head.history.facts.keys()
+
+
+def due(budget: Budget, head: Head, ids: Collection[str]) -> bool:
+    """Whether an edit of these requests is to be read: by the schedule, or because they were refused once."""
+    return budget.due(head.entries) or bool(waiting(head).intersection(ids))
 
 
 def readings(entries: Iterable[Entry]) -> list[Reading]:
