@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -108,12 +109,14 @@ def linked(entries: Iterable[Entry]) -> list[Entry]:
 class Ledger:
     """The entries and request ids of one store, in SQLite. Every method raises a `StoreError` when SQLite fails.
 
-    `append` is the only way in; nothing is ever updated or deleted, and triggers in the file see to that.
+    `append` is the only way in; nothing is ever updated or deleted, and triggers in the file see to that. Every
+    thread may use it, one at a time: the one that has `alone`.
     """
 
     def __init__(self, path: Path, db: Database) -> None:
         self.path = path
         self.db = db
+        self.alone = threading.RLock()
 
     @classmethod
     def create(cls, path: Path) -> Ledger:
@@ -148,13 +151,13 @@ class Ledger:
     @property
     def format(self) -> int:
         """The format of the file; a writer has migrated it, so only a reader meets an older one."""
-        with sqlite_errors("reading", self.path):
+        with self.alone, sqlite_errors("reading", self.path):
             return format_of(self.db)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Let everything that is read in this block be of one moment. Commits wait until it ends: keep it short."""
-        with sqlite_errors("reading", self.path):
+        with self.alone, sqlite_errors("reading", self.path):
             self.db.execute("BEGIN")
             try:
                 self.db.execute("SELECT 1 FROM entries").fetchone()
@@ -165,13 +168,13 @@ class Ledger:
 
     def head(self) -> Entry | None:
         """The last entry; `StoreCorrupt` when it is not what its digest says."""
-        with sqlite_errors("reading", self.path):
+        with self.alone, sqlite_errors("reading", self.path):
             row = self.db.execute("SELECT seq, digest, prev, body FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
         return Entry.from_row(*row) if row else None
 
     def entries(self, upto: int | None = None) -> list[Entry]:
         """All entries, or those with seq <= `upto`; `StoreCorrupt` naming the first seq at which the chain breaks."""
-        with sqlite_errors("reading", self.path):
+        with self.alone, sqlite_errors("reading", self.path):
             rows = self.db.execute(
                 "SELECT seq, digest, prev, body FROM entries WHERE ?1 IS NULL OR seq <= ?1 ORDER BY seq", [upto]
             ).fetchall()
@@ -179,7 +182,7 @@ class Ledger:
 
     def request(self, id: str) -> tuple[int, str] | None:
         """Seq and content digest under which a request id was committed; None when it never was."""
-        with sqlite_errors("reading", self.path):
+        with self.alone, sqlite_errors("reading", self.path):
             row = self.db.execute("SELECT seq, content FROM requests WHERE id = ?", [id]).fetchone()
         return (row[0], row[1]) if row else None
 
@@ -210,7 +213,8 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; the ledger cannot be used afterwards."""
-        self.db.close()
+        with self.alone:
+            self.db.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -247,7 +251,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with sqlite_errors("writing", self.path):
+        with self.alone, sqlite_errors("writing", self.path):
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -270,5 +274,5 @@ def _connect(path: Path, mode: str, patience: float) -> Database:
     """A connection whose transactions are only the ones written out, and that no plugin touches."""
     with sqlite_errors("opening", path):
         address = f"{path.absolute().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=patience)
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=patience, check_same_thread=False)
         return Database(connection, recursive_triggers=True, execute_plugins=False)

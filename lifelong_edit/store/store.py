@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -71,38 +73,31 @@ class StoreLayout:
 
 
 class WriterLock:
-    """An exclusive lock on a file, held from construction until `close` or the death of the process, however it dies.
+    """An exclusive lock on a file, held until `close`, the end of the object or the death of the process.
 
     Raises `StoreBusy` at once, naming the holder's process id, when another holds it; `StoreReadOnly` or
-    `StoreError` when the file cannot be written.
+    `StoreError` when the file cannot be written. A process that is forked from the holder does not hold it.
     """
 
     def __init__(self, path: Path) -> None:
         with disk_errors("locking", path):
-            self._descriptor = os.open(path, LOCK_FLAGS, 0o666)
+            descriptor = os.open(path, LOCK_FLAGS, 0o666)
+            self._release = weakref.finalize(self, os.close, descriptor)
             try:
-                self._acquire(path)
+                _acquire(path, descriptor)
             except BaseException:
                 self.close()
                 raise
+        _HELD.add(self)
 
-    def _acquire(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
-            raise StoreBusy(
-                f"{path}: process {holder or 'unknown'} is writing to the store. "
-                "Wait until it is done, or open the store for reading."
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+    @property
+    def held(self) -> bool:
+        """Whether it was not released yet."""
+        return self._release.alive
 
     def close(self) -> None:
         """Release the lock; a second call does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._release()
 
     def __enter__(self) -> WriterLock:
         return self
@@ -111,8 +106,37 @@ class WriterLock:
         self.close()
 
 
+def _acquire(path: Path, descriptor: int) -> None:
+    """Lock the open file and write this process's id into it; `StoreBusy` when it is locked already."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        if holder == str(os.getpid()):
+            raise StoreBusy(f"{path}: this process is writing to the store already. Close it there.") from None
+        raise StoreBusy(
+            f"{path}: process {holder or 'unknown'} is writing to the store. "
+            "Wait until it is done, or open the store for reading."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+
+def _close_inherited() -> None:
+    """Close the descriptors that a child shares with its parent; the lock would be held until both are gone."""
+    for lock in tuple(_HELD):
+        lock.close()
+
+
+_HELD: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_close_inherited)
+
+
 class Store:
-    """An open store; one process writes at a time, any number read. Close it, or use it as a context manager."""
+    """An open store; one process writes at a time, any number read. Close it, or use it as a context manager.
+
+    Only the thread that opened it commits; every thread may read and close it.
+    """
 
     def __init__(self, layout: StoreLayout, ledger: Ledger, lock: WriterLock | None) -> None:
         self.layout = layout
@@ -120,6 +144,7 @@ class Store:
         self.objects = ObjectStore(layout.objects)
         self._lock = lock
         self._closed = False
+        self._thread = threading.get_ident()
         self._failure: str | None = None
 
     @classmethod
@@ -161,11 +186,21 @@ class Store:
         return self._lock is None
 
     def check_writable(self) -> None:
-        """Raise `StoreReadOnly` when opened for reading, `StoreError` when closed or after a write that failed."""
+        """Raise `StoreReadOnly` when opened for reading, `StoreError` when closed or after a write that failed.
+
+        `StoreError` too in another thread than the one that opened the store, and in a process forked from it.
+        """
         if self._closed:
             raise StoreError(f"{self.layout.root} was closed. Open it again.")
-        if self.read_only:
+        if self._lock is None:
             raise StoreReadOnly(f"{self.layout.root} was opened for reading. Open it for writing to commit.")
+        if not self._lock.held:
+            raise StoreError(f"{self.layout.root} was opened before this process was forked. Open it again here.")
+        if threading.get_ident() != self._thread:
+            raise StoreError(
+                f"{self.layout.root} was opened in another thread, and only that one commits. Nothing was written. "
+                "Hand what is to be committed to that thread, for example by a queue."
+            )
         if self._failure is not None:
             raise StoreError(
                 f"{self.layout.root} takes no commit any more: what an earlier one left on the disk is unknown "
@@ -187,23 +222,27 @@ class Store:
         nor `StoreBusy` is final: the disk may have dropped what it failed to write, so a second try could seem to
         succeed, and every further commit is refused until the store is opened again.
         """
-        self.check_writable()
-        try:
-            if record is not None:
-                body = {**body, "record": self.objects.put(record)}
-            return self.ledger.append(kind, body, requests, expected_head)
-        except (StoreBusy, StoreReadOnly):
-            raise
-        except StoreError as error:
-            self._failure = str(error)
-            raise
+        with self.ledger.alone:  # a thread that closes the store waits for the commit
+            self.check_writable()
+            try:
+                if record is not None:
+                    body = {**body, "record": self.objects.put(record)}
+                return self.ledger.append(kind, body, requests, expected_head)
+            except (StoreBusy, StoreReadOnly):
+                raise
+            except StoreError as error:
+                self._failure = str(error)
+                raise
 
     def close(self) -> None:
-        """Close the ledger, then release the writer's lock."""
-        self._closed = True
-        self.ledger.close()
-        if self._lock is not None:
-            self._lock.close()
+        """Close the ledger, then release the writer's lock; from any thread, after a commit that is under way."""
+        with self.ledger.alone:
+            self._closed = True
+            try:
+                self.ledger.close()
+            finally:
+                if self._lock is not None:
+                    self._lock.close()
 
     def __enter__(self) -> Store:
         return self
