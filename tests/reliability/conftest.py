@@ -64,10 +64,17 @@ def scratch() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture(scope="module")
+def drivers(request: pytest.FixtureRequest) -> Iterator[list[Driver]]:
+    """Two drivers, with the program that the module names as `PROGRAM`, or the one that has the store alone."""
+    program = getattr(request.module, "PROGRAM", "tests.reliability.driver")
+    with Driver(program) as first, Driver(program) as second:
+        yield [first, second]
+
+
 @pytest.fixture
-def crew(scratch: Path) -> Iterator[Crew]:
-    with Driver() as first, Driver() as second:
-        yield Crew([first, second], scratch)
+def crew(drivers: list[Driver], scratch: Path) -> Crew:
+    return Crew(drivers, scratch)
 
 
 @pytest.fixture

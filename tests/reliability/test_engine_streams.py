@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -21,6 +20,7 @@ from tests.reliability.engines import base_model
 from tests.reliability.syscalls import Driver, Fault, faults, killed, require_strace
 
 pytestmark = pytest.mark.reliability
+PROGRAM = "tests.reliability.engine_driver"
 POINTS = 20
 IDS = [str(request.id) for request in requests()]
 
@@ -28,18 +28,6 @@ IDS = [str(request.id) for request in requests()]
 @pytest.fixture(autouse=True)
 def strace() -> None:
     require_strace()
-
-
-@pytest.fixture(scope="module")
-def drivers() -> Iterator[list[Driver]]:
-    program = "tests.reliability.engine_driver"
-    with Driver(program) as first, Driver(program) as second:
-        yield [first, second]
-
-
-@pytest.fixture
-def crew(drivers: list[Driver], scratch: Path) -> Crew:
-    return Crew(drivers, scratch)
 
 
 @pytest.fixture
