@@ -12,6 +12,7 @@ from lifelong_edit.errors import SolveError
 
 SHOWN = 5
 RESIDUAL_LIMIT = 1e-6  # largest relative residual of a solve that is trusted
+ROUNDING = 1e-12  # of the largest singular value: smaller ones are rounding
 ALIGNMENT = 64  # bytes, as torch allocates
 
 
@@ -98,6 +99,18 @@ class Pair:
     def dense(self) -> Tensor:
         """Y Z' [d_out, d_in]."""
         return self.left @ self.right.T
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U [d_out, k], s [k] and V [d_in, k] of Y Z' = U diag(s) V', largest first: the SVD of a small core matrix."""
+        (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(side) for side in (self.left, self.right))
+        u, s, v = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        return q_left @ u, s, q_right @ v.T
+
+    def thinned(self) -> Pair:
+        """The same delta in no more columns than it has directions above rounding."""
+        u, s, v = self.svd()
+        kept = s > ROUNDING * s[:1]
+        return Pair(u[:, kept] * s[kept], v[:, kept])
 
     @classmethod
     def empty(cls, d_out: int, d_in: int, device: torch.device | str = "cpu") -> Pair:

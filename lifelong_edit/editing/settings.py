@@ -10,7 +10,7 @@ from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
-from lifelong_edit.methods import ClosedForm, method_named
+from lifelong_edit.methods import ClosedForm, check_ridge, method_named
 from lifelong_edit.model.editable import EditableModel
 
 TARGETS = ("live", "base")
@@ -61,7 +61,11 @@ class EditorSettings:
             raise RequestError(f"The ridge of a store is a positive number, not {self.ridge}. Without one, use emmet.")
 
     def resolved(self, editable: EditableModel) -> tuple[int, ...]:
-        """The layers to edit in this model; `RequestError` for one it lacks or a set it cannot spread over."""
+        """The layers to edit in this model; `RequestError` for one it lacks or a set it cannot spread over.
+
+        Also for a ridge that no method may have: a store that was made with one can still be opened.
+        """
+        check_ridge(self.ridge or 0.0)
         layers = self.layers or (editable.layers // 5,)
         for layer in layers:
             editable.block(layer)

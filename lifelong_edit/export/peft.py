@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -69,14 +68,12 @@ def export_peft(reader: Reader, destination: Path, ref: int | str | None = None,
 
 def _factors(pair: Pair, rank: int | None) -> tuple[Tensor, Tensor, float]:
     """Factor left right' into B [d_out, r] and A [r, d_in], float32, the best of rank r; and give the error of B A."""
-    # The change is a thin pair, so its SVD is that of a small matrix between two orthonormal factors.
-    (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(side) for side in (pair.left, pair.right))
-    u, s, v = torch.linalg.svd(r_left @ r_right.T)
+    u, s, v = pair.svd()
     count = int((s > NEGLIGIBLE * s[:1]).sum()) if len(s) else 0
     kept = min(count, rank or count)
     # Both factors get the root of a singular value, so that neither is tiny in float32.
     root = s[:kept].sqrt()
-    b, a = (q_left @ u[:, :kept] * root).float(), ((root[:, None] * v[:kept]) @ q_right.T).float()
+    b, a = (u[:, :kept] * root).float(), (root[:, None] * v[:, :kept].T).float()
     error = float((pair.dense() - b.double() @ a.double()).norm() / s.norm().clamp_min(1e-300))
     return b, a, error
 

@@ -14,6 +14,7 @@ from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.errors import RequestError
 
 SECOND_MOMENT = "second moment"
+LEAST, MOST = 1e-6, 1e6  # a ridge in mean key masses: beyond them a fact counts as held exactly, or as not written
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,22 @@ class ClosedForm:
 
     def ridges(self, calibration: Mapping[str, float], override: float | None = None) -> dict[str, float]:
         """The absolute ridge of each calibrated layer: the method's own, or `override` for all of them."""
-        if override is not None and not 0 <= override < float("inf"):
-            raise RequestError(f"A ridge is a finite number of at least 0, not {override}.")
-        return {n: self.relative_ridge * mass if override is None else override for n, mass in calibration.items()}
+        ridges = {n: self.relative_ridge * mass if override is None else override for n, mass in calibration.items()}
+        for n, mass in calibration.items():
+            check_ridge(ridges[n], mass)
+        return ridges
+
+
+def check_ridge(ridge: float, mass: float = 1.0) -> None:
+    """Raise `RequestError` for a ridge out of range, where the mean key mass is `mass`.
+
+    One system holds the ridges of all facts: `LEAST` and `MOST` bound what these alone do to its condition number.
+    """
+    if ridge != 0 and not LEAST * mass <= ridge <= MOST * mass:
+        raise RequestError(
+            f"A ridge is 0, or {LEAST:g} to {MOST:g} times the mean key mass, that is {LEAST * mass:.3g} to "
+            f"{MOST * mass:.3g}, not {ridge:g}."
+        )
 
 
 def methods() -> dict[str, ClosedForm]:

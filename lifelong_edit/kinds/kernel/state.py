@@ -6,6 +6,7 @@ Neither second moments nor data nor a forward pass are needed: a record holds wh
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from torch import Tensor
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory, append, materialise
 from lifelong_edit.algebra.system import insertion, removal, replacement, solve_whole
+from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.kinds.kind import State
 from lifelong_edit.model.editable import EditableModel
@@ -142,8 +144,18 @@ class EditedLayer:
         """`after` - this weight as a thin pair: columns taken out, values replaced in place, columns put in.
 
         Columns put in are held against the amplification limit, values that replace others only where the entry
-        `new` writes them.
+        `new` writes them. Where the system is too ill-conditioned for that and no limit is to be held (one can always
+        go back), it is the difference of the two folds, which need no such solve.
         """
+        try:
+            return self._stepped(after, new, amplification_limit)
+        except SolveError:
+            if amplification_limit < math.inf:
+                raise
+        return Pair.concatenate([Pair(-self.earlier.left, self.earlier.right), after.earlier]).thinned()
+
+    def _stepped(self, after: EditedLayer, new: int | None, amplification_limit: float) -> Pair:
+        """`delta_to` by solving for the columns that go, change or come alone."""
         # One more batch and nothing else: its own pair is the delta.
         if list(after.batches)[:-1] == list(self.batches) and len(self._unchanged(after.batches)[1]) == len(self.pairs):
             return next(reversed(after.pairs.values()))

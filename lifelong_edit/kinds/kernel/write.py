@@ -8,7 +8,8 @@ almost for free (docs/front.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.columns import Columns, Pair
 from lifelong_edit.editing.spread import BatchEdit, LayerState, edit_batch
+from lifelong_edit.errors import SolveError
 from lifelong_edit.kinds.kernel.record import ByWeight
 from lifelong_edit.kinds.kernel.state import KernelState, standing
 from lifelong_edit.kinds.kind import Change, Head, How
@@ -62,15 +64,31 @@ def plan(kernel: Kernel, head: Head, kind: str, body: dict[str, Any], strength: 
     if slots:
         body = {**body, "columns": groups}
         after = after.holding(head.seq, groups)
-        edit, state = _optimised(kernel, head, after, slots, groups, strength)
+        with _way_back(kind):
+            edit, state = _optimised(kernel, head, after, slots, groups, strength, limit)
         columns = {layer.name: edit.columns[n] for n, layer in state.layers.items()}
         body = {**body, "loss": list(edit.loss), "steps": list(edit.steps)}
     else:
-        state = kernel.fold(after, before)
+        with _way_back(kind):
+            state = kernel.fold(after, before)
     deltas = before.delta_to(state, head.seq, limit)
     written = {id for group in groups for id in group if id not in head.history.facts}
     rewritten = tuple(id for group in groups if not written & set(group) for id in group)
     return KernelChange(kind, body, after, state=state, deltas=deltas, columns=columns, rewritten=rewritten)
+
+
+@contextmanager
+def _way_back(kind: str) -> Iterator[None]:
+    """Let the error of a revert say how to go back nevertheless."""
+    try:
+        yield
+    except SolveError as error:
+        if kind != "revert":
+            raise
+        raise SolveError(
+            f"The facts that would be left cannot be held together: {error} A revert gives no fact another ridge: "
+            "revert the facts named here with it, or all facts (to=0), for which nothing is solved."
+        ) from error
 
 
 def _optimised(
@@ -80,10 +98,10 @@ def _optimised(
     slots: Sequence[str],
     groups: Sequence[Sequence[str]],
     strength: Strength | None,
+    limit: float,
 ) -> tuple[BatchEdit, KernelState]:
-    """New values for these slots, and the state in which they stand."""
+    """New values for these slots, held against an amplification limit, and the state in which they stand."""
     before, batches = kernel.state_of(head), standing(after, kernel.settings.memory)
-    limit = kernel.settings.amplification_limit
     layers = dict(before.layers)
 
     # Layer by layer: the weight a layer has with its new columns, on which the next one is worked out.
