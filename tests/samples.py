@@ -46,8 +46,9 @@ def new_editor(
 ) -> LifelongEditor:
     """An editor on a new store in `folder`: layer 0, one context, quick targets, a fixed ridge unless chosen otherwise.
 
-    With fixed ridges what a fact is written with does not depend on what was there, as many laws want it.
+    With fixed ridges what a fact is written with does not depend on what was there, as many laws want it. Changes may
+    be of any size, for the weights are random.
     """
-    fixed = {"layers": (0,), "contexts": 1, "target": QUICK, "ridge": 0.5, "halvings": 0}
+    fixed = {"layers": (0,), "contexts": 1, "target": QUICK, "ridge": 0.5, "halvings": 0, "norm_limit": None}
     settings = EditorSettings(**{**fixed, **choices})
     return LifelongEditor.create(folder, editable, settings, text)

@@ -127,7 +127,11 @@ class Pair:
 
 def listed(names: Sequence[str], wrong: Tensor) -> str:
     """The names a mask [n] marks, shortened for a message."""
-    chosen = [names[i] for i in wrong.nonzero().flatten().tolist()]
+    return shown([names[i] for i in wrong.nonzero().flatten().tolist()])
+
+
+def shown(chosen: Sequence[str]) -> str:
+    """The first few names for a message, and how many more there are."""
     more = f" and {len(chosen) - SHOWN} more" if len(chosen) > SHOWN else ""
     return ", ".join(map(repr, chosen[:SHOWN])) + more
 

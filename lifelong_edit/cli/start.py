@@ -38,6 +38,9 @@ def init(
     targets: Annotated[str | None, typer.Option(help="base (optimise on the unedited model) or live.")] = None,
     contexts: Annotated[int | None, typer.Option(help="How many prefixes edits are made to hold behind.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything that is drawn at random.")] = None,
+    norm_limit: Annotated[
+        float | None, typer.Option(help="How far a fact may move an edited weight, relative to its norm.")
+    ] = None,
     watch: Annotated[Path | None, typer.Option(help=WATCH_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check model, choices and text; make nothing.")] = False,
     actor: options.Actor = None,
@@ -54,7 +57,14 @@ def init(
     """
     from lifelong_edit.engine import LifelongEditor
 
-    choices = {"layers": layer or None, "memory": memory, "targets": targets, "contexts": contexts, "seed": seed}
+    choices: dict[str, Any] = {
+        "layers": layer or None,
+        "memory": memory,
+        "targets": targets,
+        "contexts": contexts,
+        "seed": seed,
+        "norm_limit": norm_limit,
+    }
     settings, watched = _settings(choices), None if watch is None else read_watch(watch)
     if dry_run:
         return _preview_init(model, store, settings, text, watched, dtype, device, as_json)

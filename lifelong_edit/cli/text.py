@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.escapes import printable, printable_json, printable_lines
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store import Entry, FactLife
+from lifelong_edit.store import EDITS, Entry, FactLife
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Commit
@@ -135,6 +135,12 @@ def ids_in(entry: Entry, name: str = "facts") -> list[str]:
     return [fact if isinstance(fact, str) else fact["id"] for fact in named]
 
 
+def unsaid_in(entry: Entry) -> set[str]:
+    """The ids of the facts an edit wrote that the model did not say right after it."""
+    scores = entry.body.get("scores", {}).get(EFFICACY, {}) if entry.kind in EDITS else {}
+    return {id for id in ids_in(entry) if scores.get(id) == 0}
+
+
 def summary(entry: Entry) -> str:
     """Say in one line what an entry did: ``2 facts written: Ada Quill, Bo Lund``."""
     body = entry.body
@@ -152,7 +158,11 @@ def summary(entry: Entry) -> str:
         return ", ".join([*told, *beside])
     # Entries that write hold their requests, those that revert or restore hold ids.
     named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
+    unsaid = unsaid_in(entry)
     told = [f"{counted(len(named), 'fact')} {DONE[entry.kind]}"] if named else []
+    if unsaid:
+        told = [f"{len(named) - len(unsaid)} of {counted(len(named), 'fact')} said"]
+        named = [name for name, id in zip(named, ids_in(entry), strict=True) if id in unsaid]
     others = [f"{len(ids)} {name}" for name in ("restored", "superseded") if (ids := ids_in(entry, name))]
     back = [f"back to entry {body['to']}"] if "to" in body else []
     back += [f"withdrawn {seq}" for seq in body.get("withdrawn", ())]
@@ -160,6 +170,7 @@ def summary(entry: Entry) -> str:
     if entry.kind == "repair":
         told = ["all batches solved together"]
     told += [f"efficacy {was:.3f} to {now:.3f}" for was, now in [body["effect"][EFFICACY]]] if "effect" in body else []
+    others += ["not said"] if unsaid else []
     return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "")
 
 
@@ -207,7 +218,10 @@ def commit_document(commit: Commit) -> dict[str, Any]:
     return {
         "entry": entry,
         "facts": commit.facts,
-        **{name: getattr(commit, name) for name in ("skipped", "superseded", "restored", "rewritten", "survived")},
+        **{
+            name: getattr(commit, name)
+            for name in ("skipped", "superseded", "restored", "rewritten", "failed", "survived")
+        },
         "effect": commit.effect,
         "radius": commit.radius and {**_fields(commit.radius), "lost": [shift.fact for shift in commit.radius.lost]},
     }
@@ -228,7 +242,8 @@ def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str
     entry = commit.entry
     head = f"entry {entry.seq} {entry.digest[:SHORT]} {kind}" if entry else f"{kind}: nothing is written"
     named = {
-        DONE[kind]: [fact.id for fact in commit.facts],
+        DONE[kind]: [fact.id for fact in commit.facts if fact.id not in commit.failed],
+        "not held" if kind == "protect" else "not said": commit.failed,
         "active again": commit.restored,
         "superseded": commit.superseded,
         "whose slot gets a new value": commit.rewritten,

@@ -26,7 +26,8 @@ class EditorSettings:
     least `confidence`, the geometric mean of its tokens' probabilities, it is halved up to `halvings` times as the fact
     is written. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `protection`: how much the keys of protected requests count in it, where generic text
-    counts 1. `seed` decides everything drawn at random.
+    counts 1. `norm_limit`: the most by which a commit of n facts may move an edited weight W_0, in Frobenius norms
+    |Delta| <= norm_limit sqrt(n) |W_0|; None is no limit. `seed` decides everything drawn at random.
     """
 
     layers: tuple[int, ...] = ()
@@ -39,6 +40,7 @@ class EditorSettings:
     shrinkage: float = 0.0
     protection: float = 1.0
     amplification_limit: float = AMPLIFICATION_LIMIT
+    norm_limit: float | None = 1.5
     seed: int = 0
     target: TargetSettings = field(default_factory=TargetSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
@@ -53,6 +55,8 @@ class EditorSettings:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
         if min(self.contexts, self.halvings) < 0 or not self.amplification_limit > 0:
             raise RequestError("contexts and halvings must be 0 or more, and the amplification limit positive.")
+        if self.norm_limit is not None and not 0 < self.norm_limit < float("inf"):
+            raise RequestError(f"A norm limit is a positive number, or None for no limit, not {self.norm_limit}.")
         if not 0 < self.protection < float("inf"):
             raise RequestError(f"A weight of protection is a positive number, not {self.protection}.")
         if not 0 < self.confidence < 1:
@@ -78,18 +82,19 @@ class EditorSettings:
         return found if self.ridge is None or not found.relative_ridge else replace(found, relative_ridge=self.ridge)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "memory": self.memory.value, "layers": list(self.layers)}
+        """Plain JSON values, as older versions wrote them where there is no norm limit."""
+        values = {**asdict(self), "memory": self.memory.value, "layers": list(self.layers)}
+        return {name: value for name, value in values.items() if name != "norm_limit" or value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EditorSettings:
-        """The settings that `to_dict` wrote; those of stores that could not choose about ridges are what they had."""
+        """The settings that `to_dict` wrote; what older stores could not choose is as it was."""
         nested = {
             "target": TargetSettings(**values["target"]),
             "statistics": StatisticsSettings(**values["statistics"]),
             "layers": tuple(values["layers"]),
         }
-        return cls(**{"ridge": 0.5, "halvings": 0, **values, **nested})
+        return cls(**{"ridge": 0.5, "halvings": 0, "norm_limit": None, **values, **nested})
 
 
 def _check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:

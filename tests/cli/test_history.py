@@ -15,7 +15,7 @@ def test_the_log_is_newest_first_with_who_when_why_and_tags(made: Place) -> None
     assert [int(re.findall(r"\d+", block)[0]) for block in blocks] == [4, 3, 2, 1, 0]
     assert all(entry.digest[:12] in text and entry.time in text for entry in entries)
     assert f"{entries[2].digest[:12]} edit (two)" in blocks[2] and "Actor:  ada" in blocks[2]
-    assert "four facts" in blocks[2] and "2 facts written: Bo Lund, Norvik" in blocks[2]
+    assert "four facts" in blocks[2] and "0 of 2 facts said, not said: Bo Lund, Norvik" in blocks[2]
     assert "was wrong" in blocks[0] and "1 fact reverted: emile" in blocks[0]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted, target_scores
@@ -12,8 +13,10 @@ from lifelong_edit.engine.measure.scores import scored, scores_body
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import Change
 from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.tracking.generation import answer
 
 SURVIVAL_WARNING = 0.9
+SAID_WARNING = 0.5  # share of its facts that the model is to say after an edit
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Commit:
 
     `facts` are those it is about; `superseded` and `restored` those that went and came back with them; `rewritten`
     those for whose slot a value had to be optimised anew. `skipped` are ids of requests that were known already.
-    `survived` is, to each edited weight, the share of its delta that the cast to the live dtype kept. A refit has its
-    `effect`: figures before and after.
+    `failed` are the facts of an edit that the model does not say after it, or of a protection those to which it answers
+    otherwise than the base. `survived` is, to each edited weight, the share of its delta that the cast to the live
+    dtype kept. A refit has its `effect`: figures before and after.
     """
 
     entry: Entry | None
@@ -32,6 +36,7 @@ class Commit:
     superseded: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     survived: Mapping[str, float] | None = None
     radius: BlastRadius | None = None
     effect: Mapping[str, tuple[float, float]] | None = None
@@ -51,6 +56,7 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     if change.kind in EDITS and "scores" not in body:
         with kind.showing(change.state) as editable:
             body |= scores_body(about, scored(editable, about, (EFFICACY,)))
+    failed = _failed(session, change, about, body)
     body = {**kind.told(head, change), **body}
     record = kind.record(change, [fact.id for fact in about])
     entry = session.store.commit(change.kind, body, record, requests, head.last.digest)
@@ -61,7 +67,27 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
             "Open the model in float32, and cast when exporting.",
             stacklevel=4,
         )
-    return replace(described(change), entry=entry, skipped=skipped, survived=kept)
+    if len(failed) > (1 - SAID_WARNING) * len(about):
+        warnings.warn(
+            f"{len(failed)} of the {len(about)} facts of entry {entry.seq} do not hold. Revert the entry, and apply "
+            "its facts with another ridge, or fewer that are alike.",
+            stacklevel=4,
+        )
+    return replace(described(change), entry=entry, skipped=skipped, failed=failed, survived=kept)
+
+
+def _failed(session: Session, change: Change, facts: Sequence[FactLife], body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of the facts an entry is about that do not hold: edits by the scores in its body."""
+    if change.kind in EDITS:
+        scores = body["scores"][EFFICACY]
+        return tuple(fact.id for fact in facts if not scores[fact.id])
+    if change.kind != "protect":
+        return ()
+    answers = []
+    for state in (session.kind.base, change.state):
+        with session.kind.showing(state) as editable:
+            answers.append([answer(editable, fact.question) for fact in facts])
+    return tuple(fact.id for fact, was, now in zip(facts, *answers, strict=True) if was != now)
 
 
 def described(change: Change, radius: BlastRadius | None = None) -> Commit:

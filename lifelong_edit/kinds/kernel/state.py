@@ -185,6 +185,10 @@ class EditedLayer:
             steps.append(insertion(list(after.columns.values()), self.memory, added, amplification_limit))
         return Pair.concatenate(steps)
 
+    def away(self, weight: Tensor) -> float:
+        """|W - weight| / |W_0|, Frobenius norms."""
+        return float((self.weight - weight.double()).norm() / self.base.double().norm())
+
     def distance(self, weight: Tensor) -> float:
         """|W - weight| / |W - W_0|; relative to |W_0| where nothing stands."""
         changed = float((self.weight - self.base.double()).norm())

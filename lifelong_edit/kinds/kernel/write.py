@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
+from lifelong_edit.algebra.columns import Columns, Pair, shown
 from lifelong_edit.editing.spread import BatchEdit, LayerState, edit_batch
 from lifelong_edit.errors import SolveError
 from lifelong_edit.kinds.kernel.record import ByWeight
@@ -52,7 +52,7 @@ def plan(kernel: Kernel, head: Head, kind: str, body: dict[str, Any], strength: 
     Slots whose active facts no column was optimised for get a new value, with the ridges of `strength` or that of the
     value it takes the place of; a slot of protected facts alone keeps the value that the base has. The ridge of facts
     that the model does not say is halved as often as `strength` allows. Raises what the target optimisation and the
-    algebra raise.
+    algebra raise, and `SolveError` for a change that is too large.
     """
     limit = math.inf if kind == "revert" else kernel.settings.amplification_limit  # one can always go back
     before = kernel.state_of(head)
@@ -71,10 +71,29 @@ def plan(kernel: Kernel, head: Head, kind: str, body: dict[str, Any], strength: 
     else:
         with _way_back(kind):
             state = kernel.fold(after, before)
+    if kind != "revert":
+        names = [fact if isinstance(fact, str) else fact["id"] for fact in body["facts"]]
+        _check_size(before, state, kernel.settings.norm_limit, names)
     deltas = before.delta_to(state, head.seq, limit)
     written = {id for group in groups for id in group if id not in head.history.facts}
     rewritten = tuple(id for group in groups if not written & set(group) for id in group)
     return KernelChange(kind, body, after, state=state, deltas=deltas, columns=columns, rewritten=rewritten)
+
+
+def _check_size(before: KernelState, after: KernelState, limit: float | None, facts: Sequence[str]) -> None:
+    """Raise `SolveError` where a weight moves away from its base by more than `limit` sqrt(facts), relative to it.
+
+    Changes of unrelated facts are about orthogonal, so the norm of their sum grows like the root of their number.
+    """
+    allowed = math.inf if limit is None else limit * math.sqrt(max(1, len(facts)))
+    for number, layer in after.layers.items():
+        size = before.layers[number].away(layer.weight)
+        if not size <= allowed and layer.away(layer.base) > before.layers[number].away(layer.base):
+            raise SolveError(
+                f"{shown(facts)} would move {layer.name} by {size:.3g} times its norm (limit {allowed:.3g}: {limit:g} "
+                "times the root of the number of facts), and ruin what else the model knows. Give a larger ridge, or "
+                "leave out facts whose subjects are alike. A store made with a larger norm_limit allows it."
+            )
 
 
 @contextmanager
