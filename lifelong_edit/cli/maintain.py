@@ -190,7 +190,7 @@ def doctor(
 
     Example: lifelong-edit doctor --model checkpoints/tiny-world
     """
-    with options.open_reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device, at=0) as reader:
         findings = reader.doctor()
     rows = [[finding.about, finding.found, finding.advice] for finding in findings]
     print_result(as_json, findings, table(rows, ["about", "found", "advice"]))

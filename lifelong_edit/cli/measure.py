@@ -169,7 +169,7 @@ def diff(
 
     Example: lifelong-edit diff 3 good --model checkpoints/tiny-world
     """
-    with options.open_reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device, at=0) as reader:
         entries = reader.history()
         other = reader.head if b is None else entry_named(entries, b)
         found = reader.diff(entry_named(entries, a).seq, other.seq, prompt or None)
@@ -214,7 +214,7 @@ def checkout(
 
     Example: lifelong-edit checkout good --prompt "Ada Quill was born in" --against HEAD --model checkpoints/tiny-world
     """
-    with options.open_reader(store, model, dtype, device) as reader:
+    with options.open_reader(store, model, dtype, device, at=0) as reader:
         entries = reader.history()
         refs = [ref] if against is None else [ref, against]
         seqs = [reader.head.seq if name == "HEAD" else entry_named(entries, name).seq for name in refs]

@@ -84,11 +84,11 @@ def open_editor(root: Path, model: Path, dtype: Dtype | None, device: str) -> Li
     return _opened(LifelongEditor, root, model, False, dtype, device)
 
 
-def open_reader(root: Path, model: Path | None, dtype: Dtype | None, device: str) -> Reader:
-    """Open the store and, when one is given, its model for reading."""
+def open_reader(root: Path, model: Path | None, dtype: Dtype | None, device: str, at: int | None = None) -> Reader:
+    """Open the store and, when one is given, its model for reading; with `at`, also when a later record is damaged."""
     from lifelong_edit.engine import Reader
 
-    return _opened(Reader, root, model, True, dtype, device)
+    return _opened(Reader, root, model, True, dtype, device, at)
 
 
 def torch_dtype(dtype: Dtype | None) -> torch.dtype | None:
@@ -107,7 +107,13 @@ def hide_loading_bars() -> None:
 
 
 def _opened(
-    kind: type[Opened], root: Path, model: Path | None, read_only: bool, dtype: Dtype | None, device: str
+    kind: type[Opened],
+    root: Path,
+    model: Path | None,
+    read_only: bool,
+    dtype: Dtype | None,
+    device: str,
+    at: int | None = None,
 ) -> Opened:
     hide_loading_bars()
-    return kind.open(root, model, read_only, torch_dtype(dtype), device)
+    return kind.open(root, model, read_only, torch_dtype(dtype), device, at)

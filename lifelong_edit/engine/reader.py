@@ -50,9 +50,9 @@ class Reader:
     Facts are named by their id or the beginning of it, entries by seq, tag or the beginning of their digest.
     """
 
-    def __init__(self, store: Store, editable: EditableModel | None) -> None:
+    def __init__(self, store: Store, editable: EditableModel | None, at: int | str | None = None) -> None:
         try:
-            self._session = Session(store, editable)
+            self._session = Session(store, editable, at)
         except BaseException:
             store.close()
             raise
@@ -65,13 +65,16 @@ class Reader:
         read_only: bool = False,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
+        at: int | str | None = None,
     ) -> Opened:
         """The store in `path`. Without `model`, the unedited base, only the history can be read.
 
-        Raises `ModelMismatch` before anything is written when the model is not the one the store was made with.
+        With `at` the model shows the state after that entry, as after `checkout(at)`; so a store can be opened although
+        a later record is damaged, which is otherwise `StoreCorrupt`. Raises `ModelMismatch` before anything is written
+        when the model is not the one the store was made with.
         """
         editable = None if model is None else opened(model, dtype, device)
-        return cls(Store.open(Path(path), read_only=read_only or model is None), editable)
+        return cls(Store.open(Path(path), read_only=read_only or model is None), editable, at)
 
     @property
     def model(self) -> PreTrainedModel:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from lifelong_edit.algebra.columns import shown
 from lifelong_edit.engine.state.probes import REFUSAL, WARNING, probe_distance
 from lifelong_edit.engine.state.provenance import software
 from lifelong_edit.engine.state.session import Session
+from lifelong_edit.errors import StoreError
 from lifelong_edit.store import list_cache, list_strays
 from lifelong_edit.store.schema import FORMAT
 
@@ -25,8 +27,8 @@ class Finding:
 
 
 def examine(session: Session) -> list[Finding]:
-    """Format, software, base model, disk and strays. It changes nothing; `verify` checks the history itself."""
-    findings = [_format(session), *_software(session), _strays(session), _disk(session)]
+    """Format, software, base model, disk, strays and records. It changes nothing; `verify` checks the whole history."""
+    findings = [_format(session), *_software(session), _strays(session), _disk(session), _records(session)]
     return [*findings, _probes(session)] if session.head.state is not None and "probes" in session.init else findings
 
 
@@ -58,6 +60,35 @@ def _disk(session: Session) -> Finding:
     sizes = [objects.path(e.record).stat().st_size for e in session.head.entries if e.record and objects.has(e.record)]
     tight = bool(sizes) and free < ROOM * max(sizes)
     return Finding("disk", f"{free} bytes free, largest record {max(sizes, default=0)}", "Make room." if tight else "")
+
+
+def _records(session: Session) -> Finding:
+    """Which facts hang on a record that cannot be used, and up to which entry the store can be opened without it."""
+    damaged = _damaged(session)
+    if not damaged:
+        return Finding("records", "every record can be used")
+    history, told = session.head.history, f"damaged: of entry {', '.join(map(str, sorted(damaged)))}"
+    held = {id for chain in history.chains().values() for one in chain if one.seq in damaged for id in one.facts}
+    reached = [id for id, fact in history.active.items() if id in held or fact.seq in damaged]
+    if not reached:
+        return Finding("records", f"{told}; no active fact needs it", "Restore it from a backup.")
+    return Finding(
+        "records",
+        f"{told}; needed for {len(reached)} of {len(history.active)} active facts: {shown(reached)}",
+        f"Restore it from a backup. Until then the store can be opened at entry {min(damaged) - 1} (checkout).",
+    )
+
+
+def _damaged(session: Session) -> set[int]:
+    """The seqs of the entries whose record is missing or is not what it was."""
+    found = set()
+    for entry in session.head.entries:
+        try:
+            if entry.record:
+                session.kind_type.check_record(session.store.objects.get(entry.record))
+        except StoreError:
+            found.add(entry.seq)
+    return found
 
 
 def _probes(session: Session) -> Finding:

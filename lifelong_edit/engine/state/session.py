@@ -17,14 +17,20 @@ from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import Entry, History, Store
 from lifelong_edit.store.history import entry_named
 
+EARLIER = "Until then nothing can be edited, and entries before it can be opened (at=SEQ, checkout); doctor says which."
+
 Observer = Callable[[Entry], None]
 """Is told of every entry right after it was committed."""
 
 
 class Session:
-    """The store, its settings and head, and where there is a live model the kind of memory that works on it."""
+    """The store, its settings and head, and where there is a live model the kind of memory that works on it.
 
-    def __init__(self, store: Store, editable: EditableModel | None) -> None:
+    `fault` says why there is no state at the head: a record that it needs is damaged. Then `at`, the entry that the
+    model shows, is what the store was opened for.
+    """
+
+    def __init__(self, store: Store, editable: EditableModel | None, at: int | str | None = None) -> None:
         entries = store.ledger.entries()
         if not entries:
             raise StoreError(f"The store in {store.layout.root} was never finished. Create it again in this folder.")
@@ -36,10 +42,11 @@ class Session:
         self.head = Head(tuple(entries), History.of(entries), None)
         self.observers: list[Observer] = []
         self.checked_out: int | None = None
+        self.fault: str | None = None
         self._kind: Kind | None = None
         self._editable = editable
         if editable is not None:
-            self._attach(editable)
+            self._attach(editable, at)
 
     @property
     def editable(self) -> EditableModel:
@@ -57,7 +64,12 @@ class Session:
 
     @property
     def state(self) -> State:
-        """What the active facts have made of the model; `RequestError` when the store was opened without one."""
+        """What the active facts have made of the model; `RequestError` when the store was opened without one.
+
+        `StoreCorrupt` when a record that it needs is damaged.
+        """
+        if self.fault is not None:
+            raise StoreCorrupt(self.fault)
         return self.head.state or self.kind.base
 
     @property
@@ -74,6 +86,8 @@ class Session:
     def at_head(self) -> EditableModel:
         """The live model, while it shows the head; `RequestError` when another state is checked out."""
         editable = self.editable
+        if self.fault is not None:
+            raise StoreCorrupt(self.fault)
         if self.checked_out is not None:
             raise RequestError(f"The model shows seq {self.checked_out}. Go back to the head first: checkout().")
         return editable
@@ -106,7 +120,7 @@ class Session:
 
     def state_at(self, history: History) -> State:
         """The state as this history leaves it, folded from the head's as far as they agree."""
-        return self.kind.fold(history, self.state)
+        return self.kind.fold(history, self.head.state or self.kind.base)
 
     def checkout(self, seq: int | None) -> None:
         """Let the live model show the state after entry `seq`, or the head again."""
@@ -118,7 +132,7 @@ class Session:
     def close(self) -> None:
         """Keep what was computed anew for the next open, then let the next writer in."""
         try:
-            if self._kind is not None and not self.store.read_only:
+            if self._kind is not None and self.head.state is not None and not self.store.read_only:
                 self._kind.kept(self.head)
         except StoreError as error:
             warnings.warn(f"What the next open can use could not be kept, it solves anew: {error}", stacklevel=3)
@@ -134,8 +148,8 @@ class Session:
             except Exception as error:
                 warnings.warn(f"An observer failed at entry {entry.seq}, which is committed: {error!r}", stacklevel=4)
 
-    def _attach(self, editable: EditableModel) -> None:
-        """Check that the model is the store's base, fold the history, and let the model show the head."""
+    def _attach(self, editable: EditableModel, at: int | str | None) -> None:
+        """Check that the model is the store's base, fold the history, and let the model show the head or entry `at`."""
         if fingerprint(editable) != self.init["fingerprint"]:
             raise ModelMismatch(
                 "The model is not the one this store was made with, or it was edited or cast before it was opened "
@@ -144,9 +158,13 @@ class Session:
         if "probes" in self.init and (told := self._probed(editable)):
             warnings.warn(told, stacklevel=5)
         self._kind = self.kind_type(self.store, self.head.entries, self.settings, editable)
-        state = self._kind.folded(self.head.history, self.recorded_state)
-        self.head = replace(self.head, state=state)
-        state.attach(editable)
+        try:
+            self.head = replace(self.head, state=self._kind.folded(self.head.history, self.recorded_state))
+        except StoreCorrupt as error:
+            self.fault = f"{error} {EARLIER}"
+            if at is None:
+                raise StoreCorrupt(self.fault) from error
+        self.checkout(None if at is None else self.seq(at))
 
     def _probed(self, editable: EditableModel) -> str | None:
         try:
