@@ -9,6 +9,8 @@ those kinds have.
 
 from __future__ import annotations
 
+import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,7 +186,8 @@ class Kind(ABC):
         self.contexts: tuple[str, ...] = tuple(self.init["contexts"])
         self.live = editable
         self.base = self.unedited(editable)
-        self._bench: EditableModel | None = None
+        self._bench = self.base.apart(editable).tokenized_by(copy.deepcopy(editable.tokenizer))
+        self._alone = threading.RLock()
         self._asked: list[State] = []  # the states of the `showing` blocks we are in, innermost last
         self._shown: State | None = None
 
@@ -358,26 +361,29 @@ class Kind(ABC):
 
     @property
     def bench(self) -> EditableModel:
-        """A model of the kind's own, which shares all but the edited tensors with the live one.
+        """A model of the kind's own, with its own tokenizer, which shares all but the edited tensors with the live one.
 
         All trials run on it, so that who serves the live model meets no half-made edit.
         """
-        if self._bench is None:
-            self._bench = self.base.apart(self.live)
         return self._bench
 
     @contextmanager
     def showing(self, state: State) -> Iterator[EditableModel]:
-        """The bench, while it shows this state."""
-        bench = self.bench
-        self._asked.append(state)
-        try:
-            self._show(state)
-            yield bench
-        finally:
-            self._asked.pop()
-            if self._asked:
-                self._show(self._asked[-1])
+        """The bench, while it shows this state; other threads wait for it."""
+        with self._alone:
+            self._asked.append(state)
+            try:
+                self._show(state)
+                yield self.bench
+            finally:
+                self._asked.pop()
+                if self._asked:
+                    self._show(self._asked[-1])
+
+    def apart(self, state: State) -> EditableModel:
+        """A model that shows this state for good, for whoever serves it, with the live model's tokenizer."""
+        with self._alone:  # it is copied off the bench, where no other thread hangs hooks
+            return state.apart(self.bench).tokenized_by(self.live.tokenizer)
 
     def _show(self, state: State) -> None:
         if self._shown is not state:

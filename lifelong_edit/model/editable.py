@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import ModelError, RequestError
@@ -113,8 +113,17 @@ class EditableModel:
         self.set_weights({layer: weight})
 
     def set_weights(self, weights: Mapping[int, Tensor]) -> None:
-        """Write several layers' weights; all are checked before the first changes."""
-        self._copy({layer: self.cast(layer, weight) for layer, weight in weights.items()})
+        """Write several layers' weights; all are checked before the first changes.
+
+        A layer gets a new parameter instead of new numbers in the old one, so a pass of another thread reads finished
+        weights only. Hold the module, not its parameter.
+        """
+        cast = {layer: self.cast(layer, weight) for layer, weight in weights.items()}
+        fresh = {layer: self._parameter(layer, weight) for layer, weight in cast.items()}
+        for layer, parameter in fresh.items():
+            old = self.write(layer).weight
+            for module in [module for module in self.model.modules() if module._parameters.get("weight") is old]:
+                module.weight = parameter
 
     def cast(self, layer: int, weight: Tensor) -> Tensor:
         """`weight` [d_out, d_in] as the live layer would hold it; `ModelError` for a wrong shape or an infinity."""
@@ -144,6 +153,11 @@ class EditableModel:
         other.texts = self.texts
         other._copy(own)
         return other
+
+    def tokenized_by(self, tokenizer: PreTrainedTokenizerFast) -> EditableModel:
+        """This model, with another instance of its tokenizer: two threads cannot share one that pads or truncates."""
+        self.tokenizer, self.texts = tokenizer, Texts(tokenizer)
+        return self
 
     def attach(self, hooks: Sequence[RemovableHandle]) -> None:
         """Keep forward hooks that show a state on the model; those that were kept before are removed."""
@@ -193,6 +207,11 @@ class EditableModel:
         """End the block once the edited weight of `layer` has run; nothing after it is computed."""
         return stopped_at(self.write(layer))
 
+    def _parameter(self, layer: int, weight: Tensor) -> nn.Parameter:
+        """A new parameter that holds `weight` [d_out, d_in] the way the layer's module stores it."""
+        fresh = torch.empty_like(self._matrix(layer)).copy_(weight)
+        return nn.Parameter(_oriented(self.write(layer), fresh), requires_grad=False)
+
     def _copy(self, weights: Mapping[int, Tensor]) -> None:
         with torch.no_grad():
             for layer, weight in weights.items():
@@ -207,7 +226,7 @@ class EditableModel:
                 f"{getattr(getattr(module, 'weight', None), 'dtype', 'no weight')}: only unquantized Linear and Conv1D "
                 "weights can be edited. Load the model in a floating-point dtype."
             )
-        return module.weight.T if isinstance(module, Conv1D) else module.weight
+        return _oriented(module, module.weight)
 
     def _head(self) -> nn.Module:
         model: Any = self.model
@@ -239,6 +258,11 @@ class EditableModel:
                 "The logits of a short text are not finite, though all weights are. Check the numbers in config.json, "
                 "such as the epsilon of the norms, or open the model in another dtype."
             )
+
+
+def _oriented(module: nn.Module, stored: Tensor) -> Tensor:
+    """A view [d_out, d_in] of a weight as this type of module stores it."""
+    return stored.T if isinstance(module, Conv1D) else stored
 
 
 def _submodule(parent: nn.Module, path: str) -> nn.Module:

@@ -43,12 +43,13 @@ class Texts:
 
     def tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """What `tokens` gives; the lists are the caller's own."""
-        if text not in self._known:
-            self._known[text] = tokens(self._tokenizer, text)
-        self._known.move_to_end(text)
+        try:
+            ids, spans = self._known.pop(text)
+        except KeyError:
+            ids, spans = tokens(self._tokenizer, text)
+        self._known[text] = ids, spans  # at the end, where it is forgotten last
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        ids, spans = self._known[text]
         return list(ids), list(spans)
 
 

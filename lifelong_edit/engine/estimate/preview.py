@@ -173,7 +173,7 @@ def _intake(
     session: Session, known: Mapping[str, FactLife], batch: Sequence[SourcedRequest]
 ) -> tuple[Intake, list[BadRow]]:
     """What an editor would take in of a batch, and the rows for which it would refuse it."""
-    editable, contexts = session.editable, session.contexts
+    editable, contexts = session.kind.bench, session.contexts
     try:
         return take_in(editable, contexts, known, [sourced.request for sourced in batch]), []
     except RequestError:
@@ -226,6 +226,6 @@ def _said(session: Session, requests: Sequence[EditRequest]) -> list[bool]:
 
 
 def _fact(session: Session, id: str, line: int, request: EditRequest, said: bool) -> PlannedFact:
-    encoded = encode(session.editable.texts, request)
-    token = str(session.editable.tokenizer.decode([encoded.ids[encoded.subject_last]]))
+    encoded = encode(session.kind.bench.texts, request)
+    token = str(session.kind.bench.tokenizer.decode([encoded.ids[encoded.subject_last]]))
     return PlannedFact(id, line, request.question, request.target_new, token, encoded.subject_last, said)

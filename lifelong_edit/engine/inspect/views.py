@@ -58,7 +58,7 @@ def view_at(session: Session, seq: int) -> View:
     """The state after entry `seq`."""
     history = session.history_at(seq)
     state = session.state_at(history)
-    return View(seq, history, state.apart(session.editable), session.kind, state)
+    return View(seq, history, session.kind.apart(state), session.kind, state)
 
 
 def difference(session: Session, a: int, b: int, prompts: Sequence[str] | None = None) -> Diff:

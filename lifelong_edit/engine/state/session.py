@@ -84,19 +84,19 @@ class Session:
         return digest
 
     def at_head(self) -> EditableModel:
-        """The live model, while it shows the head; `RequestError` when another state is checked out."""
-        editable = self.editable
+        """The bench, while the live model shows the head; `RequestError` when another state is checked out."""
+        bench = self.kind.bench
         if self.fault is not None:
             raise StoreCorrupt(self.fault)
         if self.checked_out is not None:
             raise RequestError(f"The model shows seq {self.checked_out}. Go back to the head first: checkout().")
-        return editable
+        return bench
 
     def writable(self) -> EditableModel:
-        """The live model, when the store can be written to; checked before anything is computed."""
-        editable = self.at_head()
+        """The bench, when the store can be written to; checked before anything is computed."""
+        bench = self.at_head()
         self.store.check_writable()
-        return editable
+        return bench
 
     def seq(self, ref: int | str) -> int:
         """The seq that a number, a tag or the beginning of an entry's digest names; `RequestError` for none or two."""

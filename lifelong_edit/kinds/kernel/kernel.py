@@ -154,9 +154,10 @@ class Kernel(Kind):
     def telemetry(self, state: State) -> dict[str, Telemetry]:
         """Telemetry by weight; that of the last state asked about is kept."""
         own = cast(KernelState, state)
-        if self._read is None or self._read[0] is not own:
-            self._read = own, telemetry.read_out(own, self.sizes)
-        return self._read[1]
+        read = self._read  # one name for it: another thread may ask about another state
+        if read is None or read[0] is not own:
+            read = self._read = own, telemetry.read_out(own, self.sizes)
+        return read[1]
 
     def told(self, head: Head, change: Change) -> dict[str, Any]:
         """The telemetry that an entry keeps."""
