@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from lifelong_edit.errors import ModelError
 from lifelong_edit.model.architectures import architecture_named
@@ -30,7 +31,7 @@ ALLOWED: dict[str, tuple[object, ...]] = {
     "dtype": DTYPES,
     "torch_dtype": DTYPES,
     **dict.fromkeys(("compression_config", "distributed_config", "fusion_config", "kernel_config"), OFF),
-    **dict.fromkeys(("quantization_config", "transformers_weights", "use_kernels"), OFF),
+    **dict.fromkeys(("per_layer_config", "quantization_config", "transformers_weights", "use_kernels"), OFF),
 }
 COUNT = re.compile(r"n(um)?_")  # how the names of settings begin that say how many of something there are
 SPARE = 2**26  # numbers that a model may have beside its weights, in tables of positions and masks
@@ -45,13 +46,13 @@ def checked_config(folder: Path) -> PreTrainedConfig:
     file = folder / CONFIG
     with blamed_on(file):
         settings = read_object(file)
-        architecture_named(settings.get("model_type"))
+        architecture = architecture_named(settings.get("model_type"))
         _check_settings(file, settings)
     stored = stored_weights(folder)
     with blamed_on(file):
         _check_counts(file, settings, max(stored.tensors, stored.longest))
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        _check_size(file, config, stored)
+        _check_size(file, config, architecture.blocks, stored)
     return config
 
 
@@ -67,7 +68,7 @@ def _check_settings(file: Path, settings: dict[str, Any]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ModelError(f"{file} sets {key[:60]!r} to {value}. Give it a finite number.")
     # Transformers sets every key as an attribute, so one that is called like a method would replace the method.
-    kind = type(AutoConfig.for_model(settings["model_type"]))
+    kind = CONFIG_MAPPING[settings["model_type"]]
     for key in settings:
         own = inspect.getattr_static(kind, key, None)
         if callable(own) or isinstance(own, (classmethod, staticmethod, dict)):
@@ -96,11 +97,11 @@ def _check_counts(file: Path, settings: dict[str, Any], most: int) -> None:
             )
 
 
-def _check_size(file: Path, config: PreTrainedConfig, stored: Stored) -> None:
+def _check_size(file: Path, config: PreTrainedConfig, blocks: str, stored: Stored) -> None:
     """Raise `ModelError` when the model that is described is far larger than what is stored of it.
 
-    It is built on PyTorch's meta device, which has shapes and no numbers. Twice what is stored is granted, because a
-    weight that is stored once may be tied.
+    It is built with one block, on PyTorch's meta device, which has shapes and no numbers. Twice what is stored is
+    granted, because a weight that is stored once may be tied.
     """
     layers, positions = config.num_hidden_layers, config.max_position_embeddings
     if not 1 <= layers <= stored.tensors or positions < 1:
@@ -108,12 +109,18 @@ def _check_size(file: Path, config: PreTrainedConfig, stored: Stored) -> None:
             f"{file} describes {layers} layers and {positions} positions, and the weights beside it are "
             f"{stored.tensors} tensors. Give the config of these weights."
         )
+    shallow = copy.deepcopy(config)
+    shallow.num_hidden_layers = 1
     from_config: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
-        model = from_config(copy.deepcopy(config), trust_remote_code=False)
-    needed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+        model = from_config(shallow, trust_remote_code=False)
+    needed = _numbers(model) + (layers - 1) * _numbers(model.get_submodule(blocks))
     if needed > 2 * stored.numbers + SPARE:
         raise ModelError(
             f"{file} describes a model of {needed:,} numbers, and the weights beside it are {stored.numbers:,}. "
             "Give the config of these weights."
         )
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))

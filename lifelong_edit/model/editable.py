@@ -37,6 +37,8 @@ class EditableModel:
         self._hooks: tuple[RemovableHandle, ...] = ()
         self._blocks = list(_submodule(model, self.architecture.blocks).children())
         self._head()
+        if unheld := next((name for name, weight in model.named_parameters() if weight.is_meta), None):
+            raise ModelError(f"{unheld} has no values, only a shape (PyTorch's meta device). Load the model whole.")
         for layer in range(self.layers):
             self._matrix(layer)
         self._blocks_return_tuples = self._probe()

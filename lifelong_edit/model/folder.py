@@ -15,9 +15,9 @@ from safetensors import safe_open
 from lifelong_edit.errors import ModelError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-GENERATION, TOKENIZER = "generation_config.json", "tokenizer.json"
+GENERATION = "generation_config.json"
 SETTINGS = (CONFIG, GENERATION, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-VOCABULARY_FILES = (TOKENIZER, "tokenizer.model", "vocab.json", "vocab.txt")
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 TEXT_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # of files that are read whole
 MAX_SETTINGS, MAX_TEXT = 2 * 2**20, 64 * 2**20  # bytes; those in use have up to 1.2 MB, and 35 MB (tokenizer.json)
 MAX_TENSORS = 2**18  # checkpoints of many experts have some 100,000
@@ -72,7 +72,7 @@ def check_files(folder: Path) -> None:
     for pattern, what in FOREIGN.items():
         if found := next(folder.glob(pattern), None):
             raise ModelError(f"{found} is part of {what}. Or take it away.")
-    for name in (*SETTINGS, TOKENIZER):
+    for name in SETTINGS:
         if (folder / name).is_file():
             read_object(folder / name)
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):

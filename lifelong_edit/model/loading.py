@@ -35,7 +35,7 @@ def load(folder: Path, dtype: torch.dtype | None, device: str) -> tuple[PreTrain
                 GenerationConfig.from_pretrained(folder, local_files_only=True)
         model: Any = _model(folder, config, dtype)
         with blamed_on(folder / "tokenizer*.json"):
-            given = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            given = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
             tokenizer = checked_tokenizer(given, model)
         return model.to(device), tokenizer
 

@@ -62,6 +62,12 @@ def test_a_device_that_holds_no_numbers_is_refused(device: str, sound: Path) -> 
         EditableModel.open(sound, device=device)
 
 
+def test_a_model_without_values_is_refused() -> None:
+    editable = small_editable("llama")
+    with pytest.raises(ModelError, match="only a shape"):
+        EditableModel(editable.model.to("meta"), editable.tokenizer)
+
+
 def test_weights_that_a_dtype_cannot_hold_are_refused(folder: Path) -> None:
     editable = small_editable("llama")
     with torch.no_grad():
