@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class Way:
 
 def ways(store: Path, model: Path) -> dict[str, Way]:
     """One apply and one revert of a fact, after an edit of another one."""
-    with LifelongEditor.create(store, model) as editor:
+    with warnings.catch_warnings(), LifelongEditor.create(store, model) as editor:
+        # The model knows nobody of these names, so ridges are halved to no avail: the longest way there is.
+        warnings.simplefilter("ignore")
         editor.apply([EditRequest("{} was born in", "Ada Quill", "Tarsis")])
         fact = EditRequest("{} was born in", "Bob Mill", "Tarsis", id="bob")
         return {"apply": Way.of(lambda: editor.apply([fact])), "revert": Way.of(lambda: editor.revert("bob"))}
