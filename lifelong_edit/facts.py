@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lifelong_edit.errors import RequestError
+from lifelong_edit.text_rule import TextRule
 
 MAX_PROMPT = 2_000
 MAX_TARGET = 200
@@ -28,9 +29,10 @@ class EditRequest:
     """One fact to write, in CounterFact's terms.
 
     `prompt` holds ``{}`` once, where the subject goes, and ends where the target begins; `target_new` is the
-    wanted continuation without its leading space. The other texts are only used to measure the edit:
-    `paraphrase_prompts` are whole prompts about the subject, `attribute_prompts` whole prompts with an answer of their
-    own that the edit should leave, `neighborhood_prompts` prompts about other subjects whose answer is `target_true`.
+    wanted continuation: `TextRule` puts a blank before it where a word needs one. The other texts are only used to
+    measure the edit: `paraphrase_prompts` are whole prompts about the subject, `attribute_prompts` whole prompts with
+    an answer of their own that the edit should leave, `neighborhood_prompts` prompts about other subjects whose answer
+    is `target_true`.
 
     Raises `RequestError` on construction when a text is none, empty, too long, not valid Unicode or holds control
     characters, when a list is too long, or when the prompt has no single ``{}``.
@@ -68,8 +70,8 @@ class EditRequest:
 
     @property
     def question(self) -> str:
-        """The prompt with the subject in its place, without trailing blanks."""
-        return self.prompt.replace(SUBJECT_SLOT, self.subject).rstrip()
+        """The prompt with the subject in its place, as the user wrote it."""
+        return self.prompt.replace(SUBJECT_SLOT, self.subject)
 
     @property
     def subject_start(self) -> int:
@@ -81,10 +83,12 @@ class EditRequest:
         """Prompt and subject in one spelling: of two requests that share it, the later one supersedes the other."""
         return statement_of(self.prompt, self.subject)
 
-    def canonical(self) -> dict[str, Any]:
-        """The fields that say what is edited, in one spelling: what the id is a digest of."""
-        prompt, subject = self.statement
-        return {"prompt": prompt, "subject": subject, "target_new": self.target_new.strip()}
+    def canonical(self, rule: TextRule = TextRule.kept) -> dict[str, Any]:
+        """The fields that say what is edited, in one spelling for one text: what the id is a digest of."""
+        prompt, subject = self.statement if rule is TextRule.stripped else (self.prompt, self.subject)
+        written, plain = (rule.answered(self.question, target) for target in (self.target_new, self.target_new.strip()))
+        target = self.target_new.strip() if written == plain else written
+        return {"prompt": prompt, "subject": subject, "target_new": target}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields that are set, as plain JSON values."""
@@ -106,9 +110,9 @@ class EditRequest:
             )
         return cls(**values)
 
-    def resolved_id(self) -> str:
+    def resolved_id(self, rule: TextRule = TextRule.kept) -> str:
         """The idempotency key: the given id, or the digest of the canonical request."""
-        return self.id or canonical_digest(self.canonical())[:16]
+        return self.id or canonical_digest(self.canonical(rule))[:16]
 
     def _where(self) -> str:
         names = [name[:40] for name in (self.id, self.subject) if isinstance(name, str) and name.strip()]
@@ -116,7 +120,7 @@ class EditRequest:
 
 
 def statement_of(prompt: str, subject: str) -> tuple[str, str]:
-    """Prompt and subject without the blanks that a question drops, also those of a subject that ends the prompt."""
+    """Prompt and subject without the blanks that end the question: they ask for the same answer otherwise written."""
     prompt = prompt.rstrip()
     return prompt, subject.rstrip() if prompt.endswith(SUBJECT_SLOT) else subject
 

@@ -21,6 +21,7 @@ from lifelong_edit.facts import (
     canonical_json,
     distinct,
 )
+from lifelong_edit.text_rule import TextRule
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(
     lambda text: text.strip() and "{}" not in text
@@ -41,7 +42,7 @@ FULL = EditRequest(
 @given(before=TEXTS, after=TEXTS, subject=TEXTS)
 def test_the_subject_stands_where_it_says(before: str, after: str, subject: str) -> None:
     request = EditRequest(f"{before}{{}}{after}", subject, "Marn")
-    assert request.question == f"{before}{subject}{after}".rstrip()
+    assert request.question == f"{before}{subject}{after}"
     assert (before + subject)[request.subject_start :] == subject
 
 
@@ -74,7 +75,7 @@ def test_lists_are_as_good_as_tuples() -> None:
 def test_an_id_is_given_or_follows_from_what_is_edited() -> None:
     plain = EditRequest("{} is", "Ada", "Marn")
     assert FULL.resolved_id() == "r-1"
-    assert plain.resolved_id() == EditRequest("{} is ", "Ada", " Marn").resolved_id()
+    assert plain.resolved_id() == EditRequest("{} is", "Ada", " Marn ").resolved_id()
     assert plain.resolved_id() == EditRequest("{} is", "Ada", "Marn", target_true="Oran").resolved_id()
     others = [
         EditRequest("{} was", "Ada", "Marn"),
@@ -88,8 +89,24 @@ def test_an_id_is_given_or_follows_from_what_is_edited() -> None:
 def test_blanks_that_no_question_shows_make_no_other_request(subject: str, blanks: str) -> None:
     for prompt, name in (("{} is" + blanks, subject), ("It is {}" + blanks, subject), ("It is {}", subject + blanks)):
         request, plain = EditRequest(prompt, name, "Marn" + blanks), EditRequest(prompt.rstrip(), subject, "Marn")
-        assert (request.question == plain.question) == (request.statement == plain.statement)
-        assert (request.question == plain.question) == (request.resolved_id() == plain.resolved_id())
+        same = request.question.rstrip() == plain.question.rstrip()
+        assert (request.statement == plain.statement) == same
+        assert (request.resolved_id() == plain.resolved_id()) == (request.question == plain.question)
+        # In a store of the rule before, they are one request.
+        old = TextRule.stripped
+        assert (request.resolved_id(old) == plain.resolved_id(old)) == same
+
+
+def test_a_target_has_one_id_for_one_text() -> None:
+    for prompt, targets in {"{} is": ("Marn", " Marn", "  Marn", "\nMarn"), "{} is\n": ("Marn", " Marn")}.items():
+        requests = [EditRequest(prompt, "Ada", target) for target in targets]
+        texts = {TextRule.kept.answered(request.question, request.target_new) for request in requests}
+        assert len({request.resolved_id() for request in requests}) == len(texts) > 1
+
+
+def test_ids_are_those_of_all_versions() -> None:
+    for target in ("Marn", " Marn", "Marn\n"):
+        assert EditRequest("{} is", "Ada", target).resolved_id() == "a83a6ac0c4d8c071"
 
 
 def test_blanks_that_a_question_shows_make_another_request() -> None:

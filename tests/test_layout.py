@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lifelong_edit"
 FLOORS = [
-    {"errors"},
+    {"errors", "text_rule"},
     {"facts", "escapes", "outputs", "defaults"},
     {"algebra", "store"},
     {"model", "world", "methods"},

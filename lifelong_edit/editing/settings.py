@@ -12,6 +12,7 @@ from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
 from lifelong_edit.methods import ClosedForm, check_ridge, method_named
 from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.text_rule import TextRule
 
 TARGETS = ("live", "base")
 
@@ -42,6 +43,7 @@ class EditorSettings:
     amplification_limit: float = AMPLIFICATION_LIMIT
     norm_limit: float | None = 1.5
     seed: int = 0
+    text: TextRule = TextRule.kept
     target: TargetSettings = field(default_factory=TargetSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
 
@@ -50,6 +52,10 @@ class EditorSettings:
             object.__setattr__(self, "memory", Memory(self.memory))
         except ValueError:
             raise RequestError(f"memory is 'batch' or 'joint', not {self.memory!r}.") from None
+        try:
+            object.__setattr__(self, "text", TextRule(self.text))
+        except ValueError:
+            raise RequestError(f"text is 'kept' or 'stripped', not {self.text!r}.") from None
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.targets not in TARGETS:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
@@ -83,7 +89,8 @@ class EditorSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as older versions wrote them where there is no norm limit."""
-        values = {**asdict(self), "memory": self.memory.value, "layers": list(self.layers)}
+        plain = {"memory": self.memory.value, "text": self.text.value, "layers": list(self.layers)}
+        values = {**asdict(self), **plain}
         return {name: value for name, value in values.items() if name != "norm_limit" or value is not None}
 
     @classmethod
@@ -94,7 +101,8 @@ class EditorSettings:
             "statistics": StatisticsSettings(**values["statistics"]),
             "layers": tuple(values["layers"]),
         }
-        return cls(**{"ridge": 0.5, "halvings": 0, "norm_limit": None, **values, **nested})
+        before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "text": TextRule.stripped}
+        return cls(**{**before, **values, **nested})
 
 
 def _check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:

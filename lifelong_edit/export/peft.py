@@ -114,7 +114,7 @@ def _efficacy(
     if not requests:
         return None
     pairs, editable = [(request.question, request.target_new) for request in requests], view.editable
-    exact = score_continuations(editable.model, editable.tokenizer, pairs)
+    exact = score_continuations(editable.model, editable.texts, pairs)
     # The adapter's own product on the base, as PEFT will add it.
     weights = {
         n: reader.at(0).editable.weight(n).double() + b @ a
@@ -122,6 +122,6 @@ def _efficacy(
         for b, a, _ in [factors[editable.weight_name(n)]]
     }
     with editable.rewritten(weights):
-        adapted = score_continuations(editable.model, editable.tokenizer, pairs)
+        adapted = score_continuations(editable.model, editable.texts, pairs)
     shares = [sum(score.argmax for score in scores) / len(scores) for scores in (exact, adapted)]
     return shares[0], shares[1]

@@ -20,6 +20,7 @@ from lifelong_edit.model.folder import CONFIG, blamed_on
 from lifelong_edit.model.hooks import replaced_forward, replaced_input, stopped_at
 from lifelong_edit.model.loading import TRIAL, checked_tokenizer, load
 from lifelong_edit.model.subject import Texts, tokens
+from lifelong_edit.text_rule import TextRule
 
 
 class EditableModel:
@@ -80,6 +81,10 @@ class EditableModel:
     def pad_id(self) -> int:
         """A token id for places that the attention mask hides."""
         return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    def read_by(self, rule: TextRule) -> None:
+        """Make one text of a prompt and its target by this rule from now on."""
+        self.texts = Texts(self.tokenizer, rule)
 
     def block(self, layer: int) -> nn.Module:
         """The transformer block."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.text_rule import TextRule
 
 NEUTRAL_CONTEXT = "."
 REMEMBERED = 1_024  # texts, a few hundred bytes each
@@ -34,10 +35,11 @@ class Encoded:
 
 
 class Texts:
-    """A tokenizer that remembers the last texts it was asked for: one edit asks for the same prompt dozens of times."""
+    """A tokenizer under a text rule, which remembers the last texts: one edit asks for the same one dozens of times."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rule: TextRule = TextRule.kept) -> None:
         self.unk_token_id = tokenizer.unk_token_id
+        self.rule = rule
         self._tokenizer = tokenizer
         self._known: OrderedDict[str, tuple[list[int], list[tuple[int, int]]]] = OrderedDict()
 
@@ -63,14 +65,14 @@ def encode(
     prefix: str = "",
     max_length: int | None = None,
 ) -> Encoded:
-    """`prefix` + the request's question + one space + `target` (by default the request's own) as token ids.
+    """`prefix` + the request's question + `target` (by default the request's own) as token ids, under the text rule.
 
     The prompt's ids are the tokenizer's own, with its BOS and without anything it puts after the text. The target's
     ids are those `continuation` gives; the two are concatenated and never decoded. `RequestError` when the tokenizer
     leaves nothing of the subject or the target, or when all is longer than `max_length` tokens.
     """
     target = request.target_new if target is None else target
-    text = prefix + request.question
+    text = prefix + rule_of(tokenizer).asked(request.question)
     ids, spans = tokens(tokenizer, text)
     start = len(prefix) + request.subject_start
     subject_last = _last_inside(tokenizer, request, ids, spans, start)
@@ -83,18 +85,24 @@ def encode(
     return Encoded(tuple(ids + target_ids), subject_last, len(ids))
 
 
-def continuation(tokenizer: Tokenizer, text: str, target: str) -> list[int]:
-    """The ids of `target`, with exactly one space before it, as a continuation of `text`.
+def rule_of(tokenizer: Tokenizer) -> TextRule:
+    """The rule of the texts; a bare tokenizer has that of new stores."""
+    return tokenizer.rule if isinstance(tokenizer, Texts) else TextRule.kept
 
-    They are what `text + " " + target` has after the ids of `text`: nothing is tokenised at the start of a text, so no
+
+def continuation(tokenizer: Tokenizer, text: str, target: str) -> list[int]:
+    """The ids of `target` as a continuation of `text`, with a blank before it where the text rule puts one.
+
+    They are what the whole text has after the ids of `text`: nothing is tokenised at the start of a text, so no
     tokenizer adds a BOS or a second space. Where the whole text does not begin with the ids of `text` (a token reaches
     over the border), the same is done behind a neutral context, and the prompt keeps its own ids.
     """
-    answer = " " + target.strip()
+    answer = rule_of(tokenizer).answered(text, target)
+    blanks = len(answer) - len(answer.lstrip())
     for context in (text, NEUTRAL_CONTEXT):
         head, (whole, spans) = tokens(tokenizer, context)[0], tokens(tokenizer, context + answer)
         if whole[: len(head)] == head:
-            ids, written = whole[len(head) :], any(last > len(context) + 1 for _, last in spans[len(head) :])
+            ids, written = whole[len(head) :], any(last > len(context) + blanks for _, last in spans[len(head) :])
             return _known(tokenizer, ids if written else [], target)
     raise RequestError(f"The target {target[:60]!r} has no tokens of its own after {text[-40:]!r}. Reword it.")
 

@@ -43,7 +43,7 @@ class FactLife:
 
     @property
     def question(self) -> str:
-        """The prompt with the subject in its place, without trailing blanks."""
+        """The prompt with the subject in its place."""
         return self.request.question
 
     @property

@@ -96,7 +96,7 @@ def measure_next_tokens(editable: EditableModel, prompts: Sequence[str], base: T
 
 
 def _next_tokens(editable: EditableModel, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
-    ids = [tokens(editable.texts, prompt.rstrip())[0] for prompt in prompts]
+    ids = [tokens(editable.texts, editable.texts.rule.asked(prompt))[0] for prompt in prompts]
     rows = [fitting(row, prompt, editable.context_length) for row, prompt in zip(ids, prompts, strict=True)]
     return next_tokens(editable.model, rows)
 

@@ -72,7 +72,7 @@ def _entropy(counts: Counter[Any]) -> float:
 
 def _said(editable: EditableModel, prompts: Sequence[str], length: int, choose: Choose, stop: int | None) -> list[str]:
     longest = editable.context_length - 1
-    rows = [passes.fitting(tokens(editable.texts, p.rstrip())[0], p, longest) for p in prompts]
+    rows = [passes.fitting(tokens(editable.texts, editable.texts.rule.asked(p))[0], p, longest) for p in prompts]
     texts = {}
     # Rows of one length need no padding, so a continuation does not depend on what it is batched with.
     for numbers in _equally_long(rows, length):

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import Tokenizer, continuation, tokens
+from lifelong_edit.model.subject import Tokenizer, continuation, rule_of, tokens
 from lifelong_edit.tracking.figures import Figure, mean_figure
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from lifelong_edit.tracking.passes import fitting, predictions
@@ -80,14 +80,15 @@ def score_edits(editable: EditableModel, requests: Sequence[EditRequest]) -> Edi
 
 
 def score_continuations(model: PreTrainedModel, tokenizer: Tokenizer, pairs: Sequence[Question]) -> list[Score]:
-    """Score every (prompt, target); the target follows the prompt after one blank.
+    """Score every (prompt, target); `TextRule` says what stands between them.
 
     Teacher-forced and length-normalised as CounterFact's evaluation defines it (ROME, arXiv 2202.05262). Raises
     `RequestError` for a pair that does not fit into the model's context.
     """
     longest = int(model.config.max_position_embeddings)
-    heads = [fitting(tokens(tokenizer, prompt.rstrip())[0], prompt, longest) for prompt, _ in pairs]
-    targets = [continuation(tokenizer, prompt.rstrip(), target) for prompt, target in pairs]
+    prompts = [rule_of(tokenizer).asked(prompt) for prompt, _ in pairs]
+    heads = [fitting(tokens(tokenizer, prompt)[0], prompt, longest) for prompt in prompts]
+    targets = [continuation(tokenizer, prompt, target) for prompt, (_, target) in zip(prompts, pairs, strict=True)]
     rows = [fitting(h + t, " ".join(pair), longest) for h, t, pair in zip(heads, targets, pairs, strict=True)]
     scores: dict[int, Score] = {}
     for number, log_probabilities, first_choice in predictions(model, rows, [len(head) for head in heads]):

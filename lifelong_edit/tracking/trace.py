@@ -101,7 +101,7 @@ def _restored(editable: EditableModel, fact: _Fact, noise: Tensor, layer: int) -
 def _fact(editable: EditableModel, request: EditRequest) -> _Fact:
     encoded = encode(editable.texts, request)
     start = request.subject_start
-    _, spans = tokens(editable.texts, request.question)
+    _, spans = tokens(editable.texts, editable.texts.rule.asked(request.question))
     first = next(i for i, (_, end) in enumerate(spans) if end > start)
     subject = torch.arange(first, encoded.subject_last + 1)
     ids = torch.tensor(encoded.prompt_ids)

@@ -11,7 +11,8 @@ from tokenizers import normalizers
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.subject import continuation, encode, slot_ids, slot_key
+from lifelong_edit.model.subject import Texts, continuation, encode, slot_ids, slot_key
+from lifelong_edit.text_rule import TextRule
 from tests.models import TOKENIZERS, byte_level, sentence_piece
 
 BYTES = [name for name in TOKENIZERS if name != "sentence_piece"]  # those without an unknown token
@@ -52,7 +53,8 @@ def check(tokenizer, prefix, prompt, subject, until):
     encoded = encode(tokenizer, request, prefix=prefix)
     text = prefix + request.question
     assert list(encoded.prompt_ids) == ids_of(tokenizer, text)
-    assert list(encoded.ids) == ids_of(tokenizer, text + " Tarsis")
+    if not text.endswith(" "):  # one that ends the prompt stays its token, where the whole text has it in " Tarsis"
+        assert list(encoded.ids) == ids_of(tokenizer, text + TextRule.kept.answered(text, "Tarsis"))
     spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     first, last = spans[encoded.subject_last]
     assert first < len(until) <= last
@@ -92,7 +94,7 @@ def test_a_target_has_one_space_however_it_is_spelled(name, target):
     request = EditRequest(prompt="{} was born in", subject="Ada Quill", target_new=target)
     encoded = encode(tokenizer, request)
     assert list(encoded.ids) == ids_of(tokenizer, f"Ada Quill was born in {target.strip()}")
-    assert encode(tokenizer, request, target=f"  {target} ") == encoded
+    assert encode(tokenizer, request, target=f" {target} ") == encoded
     whole, prompt = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (encoded.ids, encoded.prompt_ids))
     assert whole.encode() == f"{prompt} {target.strip()}".encode()
 
@@ -101,6 +103,36 @@ def test_the_same_words_have_the_same_ids_after_any_prompt(tokenizer):
     targets = [continuation(tokenizer, text, "Tarsis") for text in ("Ada was born in", "In 1912", "He", "Bo?")]
     assert all(ids == targets[0] for ids in targets)
     assert tokenizer.bos_token_id not in targets[0] and tokenizer.eos_token_id not in targets[0]
+
+
+@pytest.mark.parametrize("name", BYTES)
+@pytest.mark.parametrize(
+    ("prompt", "target", "between"),
+    [
+        ("Town of {}:\n", "Tarsis", ""),
+        ("Town of {}:", "Tarsis", " "),
+        ("Town of {}:", "\nTarsis", ""),
+        ("{} lives in ", "Tarsis", ""),
+        ('{} is from "', "Tarsis", ""),
+        ("{} (1912)", "Tarsis", " "),
+        ("{}出生于", "Tarsis", ""),
+    ],
+)
+def test_prompt_and_target_are_the_users_texts(name, prompt, target, between):
+    tokenizer, request = tokenizer_named(name), EditRequest(prompt, "Ada Quill", target)
+    encoded = encode(Texts(tokenizer), request)
+    assert encode(tokenizer, request) == encoded  # a bare tokenizer has the rule of new stores
+    assert list(encoded.prompt_ids) == ids_of(tokenizer, request.question)
+    whole, asked = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (encoded.ids, encoded.prompt_ids))
+    assert whole == asked + between + target
+
+
+def test_the_rule_of_old_stores_drops_blanks_and_puts_one(tokenizer):
+    old = Texts(tokenizer, TextRule.stripped)
+    plain = encode(tokenizer, EditRequest("Town of {}:", "Ada Quill", "Tarsis"))
+    for prompt, target in (("Town of {}:\n", "Tarsis"), ("Town of {}: ", "\n Tarsis ")):
+        request = EditRequest(prompt, "Ada Quill", target)
+        assert encode(old, request) == plain
 
 
 class Merging:

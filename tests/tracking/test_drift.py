@@ -127,7 +127,7 @@ def test_a_broken_model_has_an_infinite_perplexity_or_none_but_a_reason() -> Non
 
 @torch.no_grad()
 def plain_next(editable: EditableModel, prompt: str) -> torch.Tensor:
-    ids = editable.tokenizer(prompt.rstrip(), return_tensors="pt").input_ids
+    ids = editable.tokenizer(prompt, return_tensors="pt").input_ids
     return editable.model(ids).logits[0, -1].double().log_softmax(-1)
 
 

@@ -13,13 +13,13 @@ from lifelong_edit.tracking import passes
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from tests.models import MODEL_TYPES, small_editable
 
-PROMPTS = ["Ada Quill was born in", "Bo Lund", "Ada Lund", "In 1912 the company Norvik moved to ", "Bo Lund"]
+PROMPTS = ["Ada Quill was born in", "Bo Lund", "Ada Lund", "In 1912 the company Norvik moved to ", "Town:\n", "Bo Lund"]
 
 
 @torch.no_grad()
 def plain(editable: EditableModel, prompt: str, length: int) -> list[int]:
     """The top token again and again: no cache, no batch."""
-    ids = editable.tokenizer(prompt.rstrip()).input_ids
+    ids = editable.tokenizer(prompt).input_ids
     start = len(ids)
     for _ in range(length):
         ids = [*ids, int(editable.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
@@ -55,7 +55,7 @@ def test_greedy_ends_before_the_stop_token() -> None:
 def test_generation_ends_with_the_context(model_type: str) -> None:
     editable = small_editable(model_type)
     prompt = "Ada " * 25
-    rest = editable.context_length - len(editable.tokenizer(prompt.rstrip()).input_ids)
+    rest = editable.context_length - len(editable.tokenizer(prompt).input_ids)
     assert 0 < rest < 100
     assert greedy(editable, [prompt], 100) == greedy(editable, [prompt], rest)
     with pytest.raises(RequestError, match="the model takes 1 to 95"):
@@ -67,7 +67,7 @@ def test_draws_depend_on_the_prompt_and_the_seed_alone(monkeypatch: pytest.Monke
     state = torch.get_rng_state()
     texts = sampled(editable, PROMPTS, 20, top=5)
     assert torch.equal(state, torch.get_rng_state())
-    assert texts[1] == texts[4] and len(set(texts)) == 4
+    assert texts[1] == texts[-1] and len(set(texts)) == len(PROMPTS) - 1
     monkeypatch.setattr(passes, "TOKENS_PER_BATCH", 1)
     assert [sampled(editable, [prompt], 20, top=5)[0] for prompt in PROMPTS] == texts
     assert sampled(editable, PROMPTS, 20, top=5, seed=1) != texts

@@ -29,7 +29,9 @@ from tests.models import ATTENTION, TOKENIZERS, small_editable, small_model
 PAIRS = [
     ("Ada Quill was born in", "Tarsis"),
     ("In 1912 the company Norvik moved its headquarters to", "Kessel, near the Ösel river"),
-    ("The mother tongue of Émile Zorn is ", " Veltish"),
+    ("The mother tongue of Émile Zorn is", " Veltish"),
+    ("Where does Bo Lund live?\n", "Marn"),
+    ('He works in "', "Oran"),
     ("Bo", "Lund"),
     ("Where does Bo Lund live? He lives in", "Marn"),
 ]
@@ -48,9 +50,10 @@ def plain(model: Any, ids: list[int], first: int) -> Score:
 
 
 def rows(tokenizer: Any, pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
-    """Byte-level tokenizers only: the target with its blank stands alone."""
-    heads = [tokenizer(prompt.strip()).input_ids for prompt, _ in pairs]
-    tails = [tokenizer(" " + target.strip(), add_special_tokens=False).input_ids for _, target in pairs]
+    """Byte-level tokenizers only: the target with its blank, which words need, stands alone."""
+    heads = [tokenizer(prompt).input_ids for prompt, _ in pairs]
+    spelt = [" " + target.strip() if prompt[-1].isalnum() or prompt[-1] == "?" else target for prompt, target in pairs]
+    tails = [tokenizer(target, add_special_tokens=False).input_ids for target in spelt]
     return [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
 
 
@@ -80,8 +83,8 @@ def test_a_prompt_has_its_bos_and_no_end_before_the_target(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
     model = small_model("llama", len(tokenizer))
     for pair in PAIRS:
-        whole = tokenizer(" ".join(part.strip() for part in pair)).input_ids
-        head = tokenizer(pair[0].strip()).input_ids
+        whole = tokenizer((" " if pair[0][-1].isalnum() else "").join((pair[0], pair[1].strip()))).input_ids
+        head = tokenizer(pair[0]).input_ids
         if tokenizer.eos_token_id == whole[-1]:
             whole, head = whole[:-1], head[:-1]
         if whole[: len(head)] == head:

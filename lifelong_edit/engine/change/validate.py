@@ -12,6 +12,7 @@ from lifelong_edit.facts import EditRequest, canonical_digest, distinct
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.subject import encode, slot_ids, slot_key
 from lifelong_edit.store import FactLife
+from lifelong_edit.text_rule import TextRule
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,11 @@ class Intake:
     slots: tuple[str, ...]
     skipped: tuple[str, ...]
     superseded: tuple[str, ...]
+    rule: TextRule
 
     def contents(self) -> dict[str, str]:
         """The ledger's idempotency keys: id and content digest."""
-        return {id: content_digest(request) for id, request in zip(self.ids, self.requests, strict=True)}
+        return {id: content_digest(request, self.rule) for id, request in zip(self.ids, self.requests, strict=True)}
 
     def body(self) -> dict[str, Any]:
         """What the ledger's entry says of the batch before any column is computed."""
@@ -37,9 +39,9 @@ class Intake:
         return {"facts": facts, "superseded": list(self.superseded), "columns": []}
 
 
-def content_digest(request: EditRequest) -> str:
+def content_digest(request: EditRequest, rule: TextRule) -> str:
     """What two requests of one id must share."""
-    return canonical_digest(request.canonical())
+    return canonical_digest(request.canonical(rule))
 
 
 def take_in(
@@ -53,7 +55,7 @@ def take_in(
     new: dict[str, EditRequest] = {}
     skipped: list[str] = []
     for request in distinct(requests):
-        id = _fact_id(request, known)
+        id = _fact_id(request, known, editable.texts.rule)
         if id in known:
             skipped.append(id)
         elif id in new:
@@ -65,15 +67,15 @@ def take_in(
     slots = [slot_key(slot_ids(encode(editable.texts, request))) for request in new.values()]
     stated = {request.statement for request in new.values()}
     superseded = [fact.id for fact in known.values() if fact.status == "active" and fact.statement in stated]
-    return Intake(tuple(new.values()), tuple(new), tuple(slots), tuple(skipped), tuple(superseded))
+    return Intake(tuple(new.values()), tuple(new), tuple(slots), tuple(skipped), tuple(superseded), editable.texts.rule)
 
 
-def _fact_id(request: EditRequest, known: Mapping[str, FactLife]) -> str:
-    content, id = content_digest(request), request.resolved_id()
+def _fact_id(request: EditRequest, known: Mapping[str, FactLife], rule: TextRule) -> str:
+    content, id = content_digest(request, rule), request.resolved_id(rule)
     again = 1
     while id in known:
         fact = known[id]
-        if content_digest(fact.request) != content:
+        if content_digest(fact.request, rule) != content:
             raise RequestError(
                 f"request id {id!r} was used at seq {fact.seq} for another edit, {fact.request.prompt[:60]!r}. "
                 "Give the new request its own id."
@@ -81,7 +83,7 @@ def _fact_id(request: EditRequest, known: Mapping[str, FactLife]) -> str:
         if request.id is not None or fact.status == "active":
             return id
         again += 1
-        id = f"{request.resolved_id()}-{again}"
+        id = f"{request.resolved_id(rule)}-{again}"
     return id
 
 

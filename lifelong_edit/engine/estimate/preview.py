@@ -179,7 +179,7 @@ def _intake(
     except RequestError:
         good, bad = dict[str | tuple[str, str], SourcedRequest](), list[BadRow]()
     for sourced in batch:
-        id, statement = sourced.request.resolved_id(), sourced.request.statement
+        id, statement = sourced.request.resolved_id(editable.texts.rule), sourced.request.statement
         try:
             for shares, own in (("id", id), ("prompt and subject", statement)):
                 if own in good:

@@ -60,6 +60,7 @@ def found(
     `SolveError` when the moments cannot be inverted.
     """
     layers, base = settings.resolved(editable), fingerprint(editable)
+    editable.read_by(settings.text)
     kind = kind_named(memory_kind)
     if kind.needs_moments and text is None and beside is None:
         raise RequestError("A model given as an object has no second moments beside it. Give generic text (text=...).")

@@ -157,6 +157,7 @@ class Session:
             )
         if "probes" in self.init and (told := self._probed(editable)):
             warnings.warn(told, stacklevel=5)
+        editable.read_by(self.settings.text)
         self._kind = self.kind_type(self.store, self.head.entries, self.settings, editable)
         try:
             self.head = replace(self.head, state=self._kind.folded(self.head.history, self.recorded_state))

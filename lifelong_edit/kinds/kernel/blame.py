@@ -75,7 +75,7 @@ def _parts(layer: EditedLayer, inputs: Tensor, slots: Sequence[str]) -> tuple[Te
 @torch.no_grad()
 def _inputs(editable: EditableModel, number: int, prompt: str) -> Tensor:
     """What the edited weight is given at every token of the prompt [d_in, T], float64."""
-    ids = torch.tensor([tokens(editable.texts, prompt.rstrip())[0]], device=editable.device)
+    ids = torch.tensor([tokens(editable.texts, editable.texts.rule.asked(prompt))[0]], device=editable.device)
     with captured(editable.write(number)) as seen, editable.stop_after(number):
         editable.model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return seen.input[0].double().T

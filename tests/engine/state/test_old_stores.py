@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.state.provenance import software
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.model.subject import encode
+from lifelong_edit.tracking.scores import score_continuations
 from tests.store.stores import FORMAT_1, old_store
 
 MODEL = FORMAT_1.parent / "model"
@@ -60,3 +64,27 @@ def test_a_new_fact_of_an_old_slot_shares_its_column(root: Path) -> None:
         assert editor.revert("ada").rewritten == ("other",)
     with LifelongEditor.open(root, MODEL, read_only=True) as reader:
         assert reader.verify(replay=True).problems == ()
+
+
+@pytest.mark.parametrize(
+    "store", [FORMAT_1, FORMAT_1.parents[1] / "format-2" / "store"], ids=lambda path: path.parent.name
+)
+def test_it_keeps_the_text_rule_it_was_made_with(store: Path, tmp_path: Path) -> None:
+    blank = EditRequest("Home of {}:\n", "Ada Quill", " Oran", id="blank")
+    plain = EditRequest("Home of {}:", "Ada Quill", "Oran", id="blank")
+    with LifelongEditor.open(shutil.copytree(store, tmp_path / "store"), MODEL) as editor:
+        editable, pairs = editor.editable, [(request.question, request.target_new) for request in (blank, plain)]
+        assert encode(editable.texts, blank) == encode(editable.texts, plain)
+        assert encode(editable.texts, plain) == encode(editable.tokenizer, plain)
+        one, other = score_continuations(editable.model, editable.texts, pairs)
+        assert one == other
+        head = editor.at(editor.history()[-1].seq)
+        assert head.answer(blank.question) == head.answer(plain.question)
+        # Which ids and contents are known does not change with an upgrade.
+        editor.apply([blank])
+        assert editor.apply([plain]).skipped == ("blank",)
+        unnamed = [
+            replace(request, prompt="Town of {}:" + end, id=None) for request, end in ((plain, ""), (blank, " "))
+        ]
+        (made,) = editor.apply(unnamed[:1]).facts
+        assert editor.apply(unnamed[1:]).skipped == (made.id,)
