@@ -163,7 +163,7 @@ class EditableModel:
 
     def tokenized_by(self, tokenizer: PreTrainedTokenizerFast) -> EditableModel:
         """This model, with another instance of its tokenizer: two threads cannot share one that pads or truncates."""
-        self.tokenizer, self.texts = tokenizer, Texts(tokenizer)
+        self.tokenizer, self.texts = tokenizer, Texts(tokenizer, self.texts.rule)
         return self
 
     def attach(self, hooks: Sequence[RemovableHandle]) -> None:
