@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.errors import RequestError
+from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.deviation import Deviation
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Entry, History, ObjectStore, Store
 
@@ -68,6 +69,17 @@ class Head:
     def last(self) -> Entry:
         """The newest entry."""
         return self.entries[-1]
+
+    @property
+    def recorded(self) -> str:
+        """The digest recorded for the state: that of the base before the first edit."""
+        digest = next((entry.weights for entry in reversed(self.entries) if entry.weights), None)
+        digest = digest or self.entries[0].body["base_weights"]
+        if not isinstance(digest, str):
+            raise StoreCorrupt(
+                "The first entry does not say what the base weights are. Restore the ledger from a backup."
+            )
+        return digest
 
     @property
     def seq(self) -> int:
@@ -284,11 +296,10 @@ class Kind(ABC):
         """The seqs of the entries whose part is another one after a change."""
         return ()
 
-    def replay(self, entries: Sequence[Entry], every: bool) -> Iterator[tuple[Entry, State | None, float]]:
+    def replay(self, entries: Sequence[Entry], every: bool) -> Iterator[tuple[Entry, State | None, Deviation]]:
         """Go through the entries after the first, and fold anew after every one that changed the state, or the last.
 
-        Gives entry, state (None where nothing was folded) and deviation: that of the recorded changes, added up, from
-        the fold, relative to all that was changed.
+        Gives entry, state (None where nothing was folded) and how far the fold is from the recorded changes, added up.
         """
         history, state = History.of(entries[:1]), self.base
         changing = [entry.seq for entry in entries if entry.weights]
@@ -296,7 +307,7 @@ class Kind(ABC):
             history = history.then(entry.seq, entry.kind, entry.body)
             folds = bool(entry.weights) and (every or entry.seq == changing[-1])
             state = self.fold(history, state) if folds else state
-            yield entry, state if folds else None, 0.0
+            yield entry, state if folds else None, Deviation()
 
     def key_drift(self, head: Head) -> dict[str, float]:
         """To each edited weight the largest relative difference between a recorded key and the key now."""

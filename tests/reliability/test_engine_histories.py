@@ -237,7 +237,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def equal_facts_have_equal_digests(self) -> None:
-        digest = self.editor._session.recorded_state
+        digest = self.editor._session.head.recorded
         assert self.digests.setdefault(frozenset(self.reference.active), digest) == digest
         assert digest == digest_by_hand({self.editable.weight_name(n): self.editable.weight(n) for n in self.base})
 

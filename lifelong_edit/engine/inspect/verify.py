@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import StoreCorrupt
@@ -56,16 +53,19 @@ def audit(session: Session, head: str | None, replay: bool, keys: bool, progress
             progress(entry.seq, session.head.last.seq)
         if state is None:
             continue
-        rebuilt, largest = rebuilt + 1, max(largest, deviation)
-        if deviation > SUM_TOLERANCE:
-            problems.append(f"entry {entry.seq}: the recorded deltas miss the fold by {deviation:.1e} of the change.")
+        rebuilt, largest = rebuilt + 1, max(largest, deviation.share)
+        if deviation.share > SUM_TOLERANCE:
+            problems.append(
+                f"entry {entry.seq}: the recorded deltas miss the fold by {deviation.share:.1e} of the change."
+            )
         if state.digest != entry.weights:
             told = f"entry {entry.seq}: the fold has another weights digest than recorded"
-            where = {key: entry.body["versions"].get(key) for key in ("machine", "threads")}
-            here = {"machine": platform.machine(), "threads": torch.get_num_threads()}
-            if where == here:
-                problems.append(f"{told}, although it was made like this: {where}.")
+            if deviation.is_rounding:
+                notes.append(
+                    f"{told}, which rounding explains: it is {deviation.share:.1e} of the change from the recorded "
+                    f"deltas, by which {deviation.undecided} of {deviation.numbers:,} weights may round either way."
+                )
             else:
-                notes.append(f"{told}; it was made with {where}, this is {here}; difference {deviation:.1e}.")
+                problems.append(f"{told}, which the rounding of another processor does not explain.")
     drift = session.kind.key_drift(session.head) if keys else {}
     return Audit(inspection, rebuilt, largest, drift, tuple(problems), tuple(notes))

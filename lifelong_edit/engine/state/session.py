@@ -72,17 +72,6 @@ class Session:
             raise StoreCorrupt(self.fault)
         return self.head.state or self.kind.base
 
-    @property
-    def recorded_state(self) -> str:
-        """The digest recorded for the state at the head: that of the base before the first edit."""
-        digest = next((entry.weights for entry in reversed(self.head.entries) if entry.weights), None)
-        digest = digest or self.init["base_weights"]
-        if not isinstance(digest, str):
-            raise StoreCorrupt(
-                "The first entry does not say what the base weights are. Restore the ledger from a backup."
-            )
-        return digest
-
     def at_head(self) -> EditableModel:
         """The bench, while the live model shows the head; `RequestError` when another state is checked out."""
         bench = self.kind.bench
@@ -160,7 +149,7 @@ class Session:
         editable.read_by(self.settings.text)
         self._kind = self.kind_type(self.store, self.head.entries, self.settings, editable)
         try:
-            self.head = replace(self.head, state=self._kind.folded(self.head.history, self.recorded_state))
+            self.head = replace(self.head, state=self._kind.folded(self.head.history, self.head.recorded))
         except StoreCorrupt as error:
             self.fault = f"{error} {EARLIER}"
             if at is None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from torch import Tensor
+
 from lifelong_edit.algebra.columns import Pair
 from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.algebra.second_moment import Metric
@@ -15,6 +17,7 @@ from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import read_moment
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.errors import RequestError
+from lifelong_edit.kinds.deviation import Deviation
 from lifelong_edit.kinds.kernel import blame, forecast, refit, telemetry
 from lifelong_edit.kinds.kernel.cache import keep_pairs, kept_pairs
 from lifelong_edit.kinds.kernel.record import Library, record_of
@@ -27,8 +30,8 @@ from lifelong_edit.store import Entry, History, KernelRecord, ObjectStore, Store
 
 HOLD = 0.5  # the ridge of a protected fact, in mean key masses: it is to stay, so there is nothing to spare
 REBUILT_OTHERWISE = (
-    "The weights rebuilt from the store are not bit for bit those recorded. That is expected with another "
-    "processor or another number of threads; otherwise restore the store from a backup."
+    "The weights rebuilt from the store are not those recorded, and the rounding of another processor does not explain "
+    "it. `verify --replay` says at which entries; restore the store from a backup."
 )
 
 
@@ -94,17 +97,26 @@ class Kernel(Kind):
         return cast(KernelState, start).becoming(standing(history, self.settings.memory), self.library.reader)
 
     def folded(self, history: History, digest: str) -> KernelState:
-        """The state with the pairs in the cache, when these lead to the recorded digest, else from records."""
+        """The state with the pairs in the cache, when these lead to the recorded digest, else from records.
+
+        Another digest that rounding explains is taken as well: the store was written on another processor.
+        """
         batches, folder = standing(history, self.settings.memory), self.store.layout.cache
-        if known := kept_pairs(folder, digest, batches, self.base.layers.values()):
+        kept = kept_pairs(folder, digest, batches, self.base.layers.values())
+        for known in (kept, None) if kept else (None,):
             state = self.base.becoming(batches, self.library.reader, known)
-            if state.digest == digest:
-                self._cached = digest
+            if state.digest == digest or state.deviation(self._summed()).is_rounding:
+                self._cached = digest if known else None
                 return state
-        state = self.base.becoming(batches, self.library.reader)
-        if state.digest != digest:
-            warnings.warn(REBUILT_OTHERWISE, stacklevel=2)
+        warnings.warn(REBUILT_OTHERWISE, stacklevel=2)
         return state
+
+    def _summed(self) -> dict[str, Tensor]:
+        """The base weights plus every recorded delta, by name: another way to the weights of the head."""
+        summed = {layer.name: layer.weight for layer in self.base.layers.values()}
+        for seq in self.library.recorded:
+            summed = _added(summed, self.library.deltas(seq))
+        return summed
 
     def choose(self, method: str, ridge: float | None, count: int, protecting: bool = False) -> Strength:
         """The ridges of a batch: the method's own in units of the mean key mass, or the absolute one that is given."""
@@ -193,21 +205,21 @@ class Kernel(Kind):
         pairs, after = self.state_of(head).one.pairs, cast(KernelState, change.state).one.pairs
         return tuple(seq for seq, pair in after.items() if seq in pairs and pairs[seq] is not pair)
 
-    def replay(self, entries: Sequence[Entry], every: bool) -> Iterator[tuple[Entry, State | None, float]]:
+    def replay(self, entries: Sequence[Entry], every: bool) -> Iterator[tuple[Entry, State | None, Deviation]]:
         """The fold after every entry, beside the sum of all recorded deltas."""
         library = Library(self.store, entries, self.live.device)
-        sums = {layer.name: layer.weight for layer in self.base.layers.values()}
+        summed = {layer.name: layer.weight for layer in self.base.layers.values()}
         changing = [entry.seq for entry in entries if entry.weights]
         history, state = History.of(entries[:1]), self.base
         for entry in entries[1:]:
             history = history.then(entry.seq, entry.kind, entry.body)
             if entry.record is not None:
-                sums = {name: sums[name] + pair.dense() for name, pair in library.deltas(entry.seq).items()}
+                summed = _added(summed, library.deltas(entry.seq))
             if entry.weights and (every or entry.seq == changing[-1]):
                 state = state.becoming(standing(history, self.settings.memory), library.reader)
-                yield entry, state, max(layer.distance(sums[layer.name]) for layer in state.layers.values())
+                yield entry, state, state.deviation(summed)
             else:
-                yield entry, None, 0.0
+                yield entry, None, Deviation()
 
     def key_drift(self, head: Head) -> dict[str, float]:
         """The largest |k now - k recorded| / |k recorded| over the slots that stand."""
@@ -228,9 +240,8 @@ class Kernel(Kind):
 
     def kept(self, head: Head) -> None:
         """The pairs of the head go into the cache, so that the next open need not solve for them."""
-        state = self.state_of(head)
-        if state.digest != self._cached:
-            keep_pairs(self.store.layout.cache, state.digest, state.layers.values())
+        if head.recorded != self._cached:
+            keep_pairs(self.store.layout.cache, head.recorded, self.state_of(head).layers.values())
 
     @property
     def relaxes(self) -> bool:
@@ -280,3 +291,7 @@ class Kernel(Kind):
             own = replace(moment, matrix=moment.matrix.to(editable.device))
             metrics[int(layer)] = make(own, self.settings.shrinkage)
         return metrics
+
+
+def _added(weights: Mapping[str, Tensor], deltas: Mapping[str, Pair]) -> dict[str, Tensor]:
+    return {name: weights[name] + pair.dense() for name, pair in deltas.items()}

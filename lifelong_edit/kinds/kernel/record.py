@@ -25,6 +25,11 @@ class Library:
         self._records = {entry.seq: entry.record for entry in entries}
         self._read: dict[int, ByWeight] = {}
 
+    @property
+    def recorded(self) -> list[int]:
+        """The entries that changed the weights."""
+        return [seq for seq, record in self._records.items() if record is not None]
+
     def at(self, seq: int) -> ByWeight:
         """All columns of one entry's record; `StoreCorrupt` when it has none or cannot be trusted."""
         if seq not in self._read:

@@ -19,6 +19,7 @@ from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory, append,
 from lifelong_edit.algebra.system import insertion, removal, replacement, solve_whole
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import canonical_json
+from lifelong_edit.kinds.deviation import Deviation
 from lifelong_edit.kinds.kind import State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Column, History
@@ -189,11 +190,6 @@ class EditedLayer:
         """|W - weight| / |W_0|, Frobenius norms."""
         return float((self.weight - weight.double()).norm() / self.base.double().norm())
 
-    def distance(self, weight: Tensor) -> float:
-        """|W - weight| / |W - W_0|; relative to |W_0| where nothing stands."""
-        changed = float((self.weight - self.base.double()).norm())
-        return float((self.weight - weight).norm()) / (changed or float(self.base.double().norm()))
-
     def leaving_out(self, which: Sequence[int]) -> EditedLayer:
         """The layer with the weight that is left when the columns at these positions are taken out."""
         left = self.weight + removal(list(self.columns.values()), self.memory, which).dense() if which else self.weight
@@ -281,6 +277,11 @@ class KernelState(State):
         return {
             layer.name: layer.delta_to(after.layers[n], new, amplification_limit) for n, layer in self.layers.items()
         }
+
+    def deviation(self, summed: Mapping[str, Tensor]) -> Deviation:
+        """How far the folded weights are from others, by name, to which the same facts led in another way."""
+        layers = self.layers.values()
+        return Deviation.worst(Deviation.of(layer.base, layer.weight, summed[layer.name]) for layer in layers)
 
     def leaving_out(self, gone: Callable[[Placed, int], bool]) -> KernelState:
         """The state without the columns for which `gone`, told column and batch, is true; all others as stored.

@@ -162,7 +162,7 @@ def test_a_forged_cache_that_leads_elsewhere_is_ignored(sound: tuple[Path, str, 
     meta = decode(cache.read_bytes())[1]
     cache.write_bytes(encode(other[0], {**other[1], "weights": meta["weights"], "batches": meta["batches"]}))
     with LifelongEditor.open(store, base_model()) as editor:
-        assert editor._session.recorded_state == before and editor.verify(replay=True).notes == ()
+        assert editor._session.head.recorded == before and editor.verify(replay=True).notes == ()
         editor.apply([NEXT])
         assert digest(editor) == after
 
