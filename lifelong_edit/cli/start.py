@@ -184,7 +184,7 @@ def _preview_init(
     editable = EditableModel.open(model, options.torch_dtype(dtype), device)
     layers, base, texts = settings.resolved(editable), fingerprint(editable), _texts(text)
     if texts is None:
-        shipped_moments(model, layers, base)
+        shipped_moments(model, {layer: editable.shape(layer)[1] for layer in layers}, base)
     said = None if watch is None else sum(Watched.on_base(editable, watch).said)
     source = "second moments beside the model" if texts is None else f"{counted(len(texts), 'paragraph')} of {text}"
     watching = "" if watch is None else f"; the base says {said} of {counted(len(watch.facts), 'watched fact')}"

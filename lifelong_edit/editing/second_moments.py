@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,26 +42,35 @@ def beside_model(folder: Path, layer: int) -> Path:
     return folder / "second_moments" / f"layer-{layer}.safetensors"
 
 
-def shipped_moments(folder: Path, layers: Sequence[int], fingerprint: str) -> dict[int, bytes]:
-    """The second moments that lie beside the model; `RequestError` when one is missing or of another model."""
-    found = {}
-    for layer in layers:
-        path = beside_model(folder, layer)
-        if not path.is_file():
-            raise RequestError(
-                f"The model's folder has no second moment of layer {layer} ({path.name} in {path.parent.name}/). "
-                "Give some generic text to take it from (text=...)."
-            )
-        found[layer] = path.read_bytes()
-        _, about = read_moment(found[layer])
-        if about.get("layer") != layer:
-            raise RequestError(f"{path} was taken from another layer. Give text=... to take it anew.")
-        if about.get("fingerprint") != fingerprint:
-            raise RequestError(
-                f"{path} was taken from another model, or from this one before it was edited or cast (float16 rounds "
-                "what bfloat16 and float32 hold). Open the model as it was, or give text=... to take it anew."
-            )
-    return found
+def shipped_moments(folder: Path, widths: Mapping[int, int], fingerprint: str) -> dict[int, bytes]:
+    """The second moments that lie beside the model, for layers of which `widths` says how many inputs each has.
+
+    Raises `RequestError` when one is missing or damaged, or is of another model.
+    """
+    return {layer: _shipped(beside_model(folder, layer), layer, width, fingerprint) for layer, width in widths.items()}
+
+
+def _shipped(path: Path, layer: int, width: int, fingerprint: str) -> bytes:
+    if not path.is_file():
+        raise RequestError(
+            f"The model's folder has no second moment of layer {layer} ({path.name} in {path.parent.name}/). "
+            "Give some generic text to take it from (text=...)."
+        )
+    if path.stat().st_size > most_bytes(width * width):
+        raise RequestError(f"{path} is too large for {width} inputs. Give text=... to take it anew.")
+    data = path.read_bytes()
+    try:
+        moment, about = read_moment(data)
+    except StoreCorrupt as error:
+        raise RequestError(f"{path} is damaged: {error} Fetch it again, or give text=... to take it anew.") from error
+    if about.get("layer") != layer or moment.matrix.shape != (width, width):
+        raise RequestError(f"{path} was taken from another layer. Give text=... to take it anew.")
+    if about.get("fingerprint") != fingerprint:
+        raise RequestError(
+            f"{path} was taken from another model, or from this one before it was edited or cast (float16 rounds "
+            "what bfloat16 and float32 hold). Open the model as it was, or give text=... to take it anew."
+        )
+    return data
 
 
 def collected_moments(

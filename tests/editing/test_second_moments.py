@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +68,24 @@ def test_a_file_that_is_no_moment_is_refused(moment: SecondMoment) -> None:
 def test_moments_beside_a_model_belong_to_it_and_to_their_layer(moment: SecondMoment, tmp_path: Path) -> None:
     for layer in (0, 2):
         place(tmp_path, layer, moment_bytes(moment, {"layer": layer, "fingerprint": "f"}))
-    assert set(shipped_moments(tmp_path, [0, 2], "f")) == {0, 2}
+    assert set(shipped_moments(tmp_path, {0: 4, 2: 4}, "f")) == {0, 2}
     with pytest.raises(RequestError, match="layer 1"):
-        shipped_moments(tmp_path, [0, 1], "f")
+        shipped_moments(tmp_path, {0: 4, 1: 4}, "f")
     with pytest.raises(RequestError, match=r"another model.*cast.*text="):
-        shipped_moments(tmp_path, [0], "g")
+        shipped_moments(tmp_path, {0: 4}, "g")
+    with pytest.raises(RequestError, match="another layer"):
+        shipped_moments(tmp_path, {0: 5}, "f")
     place(tmp_path, 1, moment_bytes(moment, {"layer": 2, "fingerprint": "f"}))
     with pytest.raises(RequestError, match="another layer"):
-        shipped_moments(tmp_path, [1], "f")
+        shipped_moments(tmp_path, {1: 4}, "f")
+
+
+@pytest.mark.parametrize("size", [0, 100, 2**42])
+def test_a_damaged_moment_beside_a_model_is_named(moment: SecondMoment, tmp_path: Path, size: int) -> None:
+    place(tmp_path, 0, moment_bytes(moment, {"layer": 0, "fingerprint": "f"}))
+    os.truncate(beside_model(tmp_path, 0), size)  # beyond its end a file is a hole
+    with pytest.raises(RequestError, match=r"layer-0\.safetensors is (damaged|too large).*text="):
+        shipped_moments(tmp_path, {0: 4}, "f")
 
 
 def test_paragraphs_of_a_text_are_parted_by_empty_lines(tmp_path: Path) -> None:

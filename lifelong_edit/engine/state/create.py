@@ -65,7 +65,8 @@ def found(
     if kind.needs_moments and text is None and beside is None:
         raise RequestError("A model given as an object has no second moments beside it. Give generic text (text=...).")
     shipped = kind.needs_moments and text is None and beside is not None
-    moments = shipped_moments(beside, layers, base) if shipped and beside is not None else {}
+    widths = {layer: editable.shape(layer)[1] for layer in layers}
+    moments = shipped_moments(beside, widths, base) if shipped and beside is not None else {}
     store = Store.create(path)
     try:
         scratch = store.layout.statistics
