@@ -204,7 +204,7 @@ def founded(model: Path, root: Path, moment: Tensor, shrinkage: float) -> Lifelo
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(moment_bytes(SecondMoment(moment, 1000), about))
     return LifelongEditor.create(
-        root, model, EditorSettings(layers=(0,), contexts=1, target=QUICK, shrinkage=shrinkage)
+        root, model, EditorSettings(layers=(0,), contexts=1, target=QUICK, shrinkage=shrinkage, norm_limit=None)
     )
 
 
