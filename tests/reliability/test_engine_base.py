@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.change import commit
 from lifelong_edit.engine.inspect import verify as audit
 from lifelong_edit.engine.state.probes import REFUSAL, WARNING, probe_distance
 from lifelong_edit.errors import ModelMismatch
+from lifelong_edit.kinds.kernel.state import KernelState
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from tests.models import byte_level, small_model
@@ -180,7 +180,7 @@ def test_every_entry_says_what_it_was_made_with(scratch: Path) -> None:
 def test_a_replay_looks_at_every_seq(scratch: Path) -> None:
     root = edited(scratch)
     with with_made_up_targets(), LifelongEditor.open(root, base_model()) as editor:
-        with patch.object(commit, "digest_of", lambda _layers: "0" * 64):
+        with patch.object(KernelState, "digest", "0" * 64):
             wrong = editor.apply([request("third", 2, 0, 0)]).entry
         editor.apply([request("fourth", 2, 2, 1)])
         editor.revert("second", probe=0)
