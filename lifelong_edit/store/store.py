@@ -82,7 +82,7 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         with disk_errors("locking", path):
             descriptor = os.open(path, LOCK_FLAGS, 0o666)
-            self._release = weakref.finalize(self, os.close, descriptor)
+            self._release = weakref.finalize(self, _unlock, descriptor, os.getpid())
             try:
                 _acquire(path, descriptor)
             except BaseException:
@@ -120,6 +120,16 @@ def _acquire(path: Path, descriptor: int) -> None:
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+
+def _unlock(descriptor: int, holder: int) -> None:
+    """Release the lock of the process `holder`; a process that was forked from it only closes its descriptor.
+
+    Closing alone would not do: a program that another thread is just starting shares the descriptor until it runs.
+    """
+    if os.getpid() == holder:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _close_inherited() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_it_is_exclusive_within_a_process_and_free_after_the_block(tmp_path: Pat
         raise ZeroDivisionError
     lock.close()
     WriterLock(path).close()
+
+
+def test_it_is_free_after_the_block_though_a_program_that_is_just_starting_shares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, open_file = list[int](), os.open
+    monkeypatch.setattr(os, "open", lambda *arguments: opened.append(open_file(*arguments)) or opened[-1])
+    with WriterLock(tmp_path / "lock"):
+        shared = os.dup(opened[0])  # as it is between fork and exec
+    WriterLock(tmp_path / "lock").close()
+    os.close(shared)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
