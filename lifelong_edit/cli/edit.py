@@ -167,9 +167,17 @@ def budget(every: str | None, on_red: OnRed | None, halving: bool = True) -> Bud
     """Make the health budget of --every and --on-red; None when neither is given."""
     if on_red == OnRed.halve and not halving:
         raise RequestError("Only stream tries a batch in halves. Use stream, or --on-red stop.")
-    choices: dict[str, Any] = {} if every is None else {"every": int(every) if every.isdecimal() else every}
+    choices: dict[str, Any] = {} if every is None else {"every": _count(every)}
     choices |= {} if on_red is None else {"on_red": on_red}
     return Budget(**choices) if choices else None
+
+
+def _count(text: str) -> int | str:
+    """The number that a text says, or the text: what may stand for one, the budget knows."""
+    try:
+        return int(text)
+    except ValueError:  # no number, or one of thousands of digits
+        return text
 
 
 def _lines(source: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from typing import Any
 
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lifelong_edit.cli import edit, history, maintain, measure, prepare, share, start
-from lifelong_edit.errors import LifelongEditError
+from lifelong_edit.errors import LifelongEditError, StoreError
 from lifelong_edit.escapes import printable_lines
 
 INTERRUPTED = 130
@@ -46,7 +47,7 @@ NAMES = {"evaluate": "eval", "import_": "import"}  # commands that are called ot
 
 
 class Verbs(TyperGroup):
-    """The group of commands. Errors of this package become one line on standard error and their exit code."""
+    """The group of commands. Errors of this package, and of files, become a line on standard error and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; an interrupt becomes a line and exit code 130."""
@@ -55,6 +56,11 @@ class Verbs(TyperGroup):
         except LifelongEditError as error:
             typer.echo(printable_lines(f"error: {error}"), err=True)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the answer has read enough
+                raise
+            typer.echo(printable_lines(f"error: {error}. Check the path and the disk."), err=True)
+            raise typer.Exit(StoreError.exit_code) from error
         except KeyboardInterrupt:
             typer.echo("interrupted: what was committed is kept. The same command goes on from there.", err=True)
             raise typer.Exit(INTERRUPTED) from None

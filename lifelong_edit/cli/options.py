@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from lifelong_edit.errors import StoreError
 from lifelong_edit.store import Entry, History, Store
 
 if TYPE_CHECKING:
@@ -71,9 +70,7 @@ class OpenStore:
 def open_store(root: Path, read_only: bool = True) -> Iterator[OpenStore]:
     """Open the store in `root` and read its ledger; neither torch nor transformers is loaded."""
     with Store.open(root, read_only) as store:
-        entries = store.ledger.entries()
-        if not entries:
-            raise StoreError(f"The store in {root} was never finished. Run init again in this folder.")
+        entries = store.founded_entries()
         yield OpenStore(store, store.ledger.format, entries, History.of(entries))
 
 

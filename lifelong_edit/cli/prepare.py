@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -107,7 +108,7 @@ def _copy(
     dataset: Dataset, limit: int | None, out: IO[bytes] | None, rejected: IO[bytes] | None, raw: IO[bytes] | None
 ) -> None:
     with bar("edit") as shown:
-        for outcome in islice(dataset, limit):
+        for outcome in islice(dataset, limit and min(limit, sys.maxsize)):
             shown.update()
             if isinstance(outcome, Rejected):
                 row = {"row": outcome.row, "reason": outcome.reason, "problem": outcome.problem, "raw": outcome.raw}

@@ -146,20 +146,21 @@ def summary(entry: Entry) -> str:
     body = entry.body
     if entry.kind == "init":
         config = body["config"]
-        return f"layers {listed(config['layers'])}, {config['memory']} memory, {config['targets']} targets"
+        layers = listed([str(number) for number in config["layers"]])
+        return f"layers {layers}, {config['memory']} memory, {config['targets']} targets"
     if entry.kind == "tag":
         return printable(f"{body['tag']} names entry {body['target']}")
     if entry.kind == "measure":
-        figures = [row for row in body.get("retention", ()) if row["value"] is not None]
-        facts = sum(row["facts"] for row in figures)
-        kept = sum(row["value"] * row["facts"] for row in figures) / max(facts, 1)
+        figures = [(row["value"], row["facts"]) for row in body.get("retention", ()) if row["value"] is not None]
+        facts = sum(count for _, count in figures)
+        kept = sum(value * count for value, count in figures) / max(facts, 1)
         beside = [name for name in ("drift", "noise") if name in body]
         told = [f"retention {kept:.3f} of {counted(facts, 'fact')}"] if figures or not beside else []
         return ", ".join([*told, *beside])
     # Entries that write hold their requests, those that revert or restore hold ids.
     named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
     unsaid = unsaid_in(entry)
-    told = [f"{counted(len(named), 'fact')} {DONE[entry.kind]}"] if named else []
+    told = [f"{counted(len(named), 'fact')} {DONE.get(entry.kind, 'named')}"] if named else []
     if unsaid:
         told = [f"{len(named) - len(unsaid)} of {counted(len(named), 'fact')} said"]
         named = [name for name, id in zip(named, ids_in(entry), strict=True) if id in unsaid]

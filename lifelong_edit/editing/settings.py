@@ -15,6 +15,7 @@ from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.text_rule import TextRule
 
 TARGETS = ("live", "base")
+MOST = 1_000  # contexts that are sampled, halvings of a ridge
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,12 @@ class EditorSettings:
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.targets not in TARGETS:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
-        if min(self.contexts, self.halvings) < 0 or not self.amplification_limit > 0:
-            raise RequestError("contexts and halvings must be 0 or more, and the amplification limit positive.")
+        if not (0 <= self.contexts <= MOST and 0 <= self.halvings <= MOST):
+            raise RequestError(f"contexts and halvings are numbers from 0 to {MOST:,}.")
+        if not 0 <= self.seed < 2**63:
+            raise RequestError(f"A seed is a number of 63 bits, 0 or more, not {self.seed}.")
+        if not self.amplification_limit > 0:
+            raise RequestError(f"The amplification limit is positive, not {self.amplification_limit}.")
         if self.norm_limit is not None and not 0 < self.norm_limit < float("inf"):
             raise RequestError(f"A norm limit is a positive number, or None for no limit, not {self.norm_limit}.")
         if not 0 < self.protection < float("inf"):

@@ -1,7 +1,7 @@
 """What the body of a ledger entry holds: its fields as types, and those of every entry, which say who made it and how.
 
-A body is a JSON object; the types tell what this version writes and do not check what is read. That a body is whole,
-its digest says; that it fits the entries before it, `history` checks.
+A body is a JSON object of these types: `misfit` checks it as it is read, since anybody can rewrite a ledger and give
+it digests that agree. That a body fits the entries before it, `history` checks.
 
 The kinds of entries:
 
@@ -24,10 +24,19 @@ from __future__ import annotations
 
 import getpass
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
-from typing import Any, TypedDict, cast
+from types import UnionType
+from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+
+class Config(TypedDict):
+    """What is read of a store's settings without the engine, whose `EditorSettings` they are."""
+
+    layers: list[int]
+    memory: str
+    targets: str
 
 
 class AddedFact(TypedDict):
@@ -67,7 +76,7 @@ class RetentionRow(TypedDict):
 
     cohort: int
     metric: str
-    value: float
+    value: float | None
     facts: int
 
 
@@ -96,7 +105,7 @@ class Body(TypedDict, total=False):
     requests: dict[str, str]  # digest of a request's content, by its id
 
     # init: settings, base model, and all that edits and measurements start from; by the number of the edited layer.
-    config: dict[str, Any]
+    config: Config
     fingerprint: str
     base_weights: str
     contexts: list[str]
@@ -140,6 +149,58 @@ class Body(TypedDict, total=False):
     # tag: the name, and the seq of the entry that has it.
     tag: str
     target: int
+
+
+Check = Callable[[Any], bool]
+
+
+def misfit(body: Mapping[str, Any]) -> str | None:
+    """The name of the first field that has not the type it is written with; None when all have. Others may be there."""
+    return next((name for name in FIELDS.keys() & body.keys() if not FIELDS[name](body[name])), None)
+
+
+def _check(kind: Any) -> Check:
+    """A function that tells whether a JSON value is of a type: plain, a union, a list, a mapping from texts."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if plain := _plain(kind):
+        return lambda value: type(value) in plain
+    if is_typeddict(kind):
+        fields, required = _fields(kind), kind.__required_keys__
+        return lambda value: (
+            isinstance(value, dict)
+            and required <= value.keys()
+            and all(fields[name](item) for name, item in value.items() if name in fields)
+        )
+    if origin is list:
+        each = _check_all(inner[0])
+        return lambda value: isinstance(value, list) and each(value)
+    if origin is dict:
+        each = _check_all(inner[1])
+        return lambda value: isinstance(value, dict) and each(value.values())
+    choices = [_check(one) for one in inner]
+    return lambda value: not choices or any(check(value) for check in choices)
+
+
+def _check_all(kind: Any) -> Callable[[Iterable[Any]], bool]:
+    """The same for many values; of plain ones only the types are compared, as a ledger has very many numbers."""
+    check, plain = _check(kind), _plain(kind)
+    return (lambda values: set(map(type, values)) <= plain) if plain else (lambda values: all(map(check, values)))
+
+
+def _plain(kind: Any) -> set[type]:
+    """The types that a value of a plain type has, or of a union of plain ones; none for any other."""
+    parts = [PLAIN.get(one, set()) for one in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,))]
+    return set[type]().union(*parts) if all(parts) else set()
+
+
+def _fields(kind: Any) -> dict[str, Check]:
+    return {name: _check(hint) for name, hint in get_type_hints(kind).items()}
+
+
+PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {float, int}, type(None): {type(None)}}
+FIELDS = _fields(Body)
+PINNED = ("config", "fingerprint", "base_weights", "contexts", "statistics", "calibration", "seed")
+"""What the first entry of every store says."""
 
 
 def added_facts(body: Body) -> list[AddedFact]:

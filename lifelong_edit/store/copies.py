@@ -53,7 +53,7 @@ def preview_copy(source_root: Path, destination: Path, anew: bool) -> Copied:
     """Do the checks of `clone` (`anew`) or `backup` and return what it would copy; nothing is written."""
     _check_apart(source_root, destination)
     layout = StoreLayout(destination)
-    with Store.open(source_root, read_only=True) as source:
+    with Store.open(source_root, read_only=True) as source, disk_errors("reading", destination):
         entries = source.ledger.entries()
         if anew:
             _check_new(layout)
@@ -121,7 +121,9 @@ def _check_apart(source_root: Path, destination: Path) -> None:
 
 
 def _check_new(layout: StoreLayout) -> None:
-    if layout.ledger.exists():
+    with disk_errors("reading", layout.root):
+        present = layout.ledger.exists()
+    if present:
         raise StoreError(f"{layout.root} holds a store already. Choose a new or an empty folder.")
 
 

@@ -176,15 +176,27 @@ def step(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tupl
     try:
         changed = taken(facts, seq, body)
         changed |= _superseded(facts, changed, body.get("superseded", []), seq)
-        return changed, _columns({**facts, **changed}, seq, kind, body)
+        known = {**facts, **changed}
+        _check_named(known, body)
+        return changed, _columns(known, seq, kind, body)
     except (AttributeError, KeyError, TypeError, ValueError, RequestError) as error:
         raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
+
+
+def _check_named(known: Mapping[str, FactLife], body: Body) -> None:
+    """Raise `ValueError` when an entry names a fact that was never written."""
+    ids = {fact if isinstance(fact, str) else fact["id"] for fact in body.get("facts", ())}
+    if not ids.union(body.get("restored", ()), *body.get("scores", {}).values()) <= known.keys():
+        raise ValueError("it names a fact that was never written")
 
 
 def _columns(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tuple[Column, ...]:
     # Format 1 had a column for each fact of an edit and did not say so.
     alone = [[fact["id"]] for fact in added_facts(body)] if kind == "edit" else []
-    return _placed(facts, seq, body.get("columns", alone))
+    columns = _placed(facts, seq, body.get("columns", alone))
+    if any(name in body and len(body[name]) != len(columns) for name in ("loss", "steps")):
+        raise ValueError("not every column has its loss and its steps")
+    return columns
 
 
 def _placed(facts: Mapping[str, FactLife], seq: int, groups: Sequence[Sequence[str]]) -> tuple[Column, ...]:
@@ -210,6 +222,12 @@ def withdrawn_after(refits: Mapping[int, str], withdrawn: frozenset[int], seq: i
 
 
 def _unchanged(_facts: Mapping[str, FactLife], _seq: int, _body: Body) -> Changes:
+    return {}
+
+
+def _tag(_facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
+    if "tag" not in body or not 0 <= body["target"] < seq:
+        raise ValueError("a tag names no earlier entry")
     return {}
 
 
@@ -267,7 +285,7 @@ STEPS: Mapping[str, Callable[[Mapping[str, FactLife], int, Body], Changes]] = {
     "protect": _protect,
     "revert": _revert,
     "restore": _restore,
-    "tag": _unchanged,
+    "tag": _tag,
     "relax": _unchanged,
     "repair": _unchanged,
     "measure": _unchanged,

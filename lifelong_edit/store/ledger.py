@@ -16,7 +16,7 @@ from sqlite_utils import Database
 
 from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_digest, canonical_json
-from lifelong_edit.store.bodies import Body
+from lifelong_edit.store.bodies import Body, misfit
 from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.objects import is_digest
 from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, format_of, migrate
@@ -76,9 +76,13 @@ class Entry:
 
     @classmethod
     def from_row(cls, seq: int, digest: str, prev: str, text: str) -> Entry:
-        """The entry of a stored row; `StoreCorrupt` naming the seq when digest, seq, prev or body do not agree."""
+        """The entry of a stored row.
+
+        `StoreCorrupt` naming the seq when digest, seq, prev or body do not agree, or a field has another type than
+        that it is written with.
+        """
         try:
-            body = json.loads(text)
+            body = json.loads(text, parse_int=_short_int)
             sound = (
                 hashlib.sha256(text.encode()).hexdigest() == digest
                 and canonical_json(body) == text
@@ -91,7 +95,19 @@ class Entry:
             sound = False
         if not sound:
             raise StoreCorrupt(f"ledger entry {seq} is not what its digest says. Restore the ledger from a backup.")
+        if odd := misfit(body):
+            raise StoreCorrupt(
+                f"ledger entry {seq}: its field {odd!r} is of another type than its own. Restore a backup."
+            )
         return cls(seq, digest, prev, body)
+
+
+def _short_int(digits: str) -> int:
+    """An integer of 64 bits, as SQLite and float take it; `ValueError` for a longer one."""
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("an integer of more than 64 bits")
+    return value
 
 
 def linked(entries: Iterable[Entry]) -> list[Entry]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifelong_edit.errors import StoreBusy, StoreError, StoreReadOnly
+from lifelong_edit.errors import StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
+from lifelong_edit.store.bodies import PINNED
 from lifelong_edit.store.faults import disk_errors
 from lifelong_edit.store.ledger import Entry, Ledger
 from lifelong_edit.store.objects import ObjectStore
@@ -216,6 +217,18 @@ class Store:
                 f"{self.layout.root} takes no commit any more: what an earlier one left on the disk is unknown "
                 f"({self._failure}) Open the store again and go on from its head."
             )
+
+    def founded_entries(self) -> list[Entry]:
+        """All entries, the first of which says what the store is pinned to.
+
+        Raises `StoreError` when the store was never finished, `StoreCorrupt` when the first entry is another's.
+        """
+        entries = self.ledger.entries()
+        if not entries:
+            raise StoreError(f"The store in {self.layout.root} was never finished. Create it again in this folder.")
+        if entries[0].kind != "init" or not all(name in entries[0].body for name in PINNED):
+            raise StoreCorrupt("ledger entry 0 does not say what the store is pinned to. Restore a backup.")
+        return entries
 
     def commit(
         self,

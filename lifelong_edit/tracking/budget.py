@@ -68,7 +68,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.every != "log" and (not isinstance(self.every, int) or self.every < 1):
-            raise RequestError(f"every is a number of edits from 1 on, or 'log', not {self.every!r}.")
+            raise RequestError(f"every is a number of edits from 1 on, or 'log', not {repr(self.every)[:40]}.")
         object.__setattr__(self, "on_red", OnRed(self.on_red))
         object.__setattr__(self, "metrics", tuple(dict.fromkeys((EFFICACY, *self.metrics))))
 

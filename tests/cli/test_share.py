@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def answered(url: str, server: subprocess.Popen[str]) -> Any:
     raise AssertionError(f"the server ended: {server.communicate()}")
 
 
+@contextmanager
+def serving(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A server of its own process group, which ends with the block, whatever becomes of it."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        try:
+            yield server
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
 def status(port: int, host: str) -> int:
     """What a request with this Host header is answered."""
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
@@ -53,9 +67,7 @@ def test_the_history_is_served_searched_and_left_alone(made: Place, tmp_path: Pa
     port, ledger = free_port(), (made.store / "ledger.db").read_bytes()
     command = [sys.executable, "-m", "lifelong_edit", "ui", "--store", str(made.store), "--port", str(port)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as server:
+    with serving(command, environment) as server:
         found = answered(f"http://127.0.0.1:{port}/history/facts.json?_search=Quill&_shape=array", server)
         assert [(row["id"], row["status"]) for row in found] == [("ada", "active")]
         others = ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example")

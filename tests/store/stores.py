@@ -82,7 +82,7 @@ def fill(store: Store) -> None:
     commit(store, "restore", record_of("c", "a", keys=False), facts=["c"], superseded=["a"])
     commit(store, "tag", tag="release", target=2)
     figures = [{"cohort": 1, "metric": "efficacy", "value": 0.5, "facts": 2}]
-    drift = [{"metric": "perplexity", "value": 3.5, "base": None}]
+    drift = [{"metric": "perplexity", "value": 3.5, "base": None, "low": None, "high": None}]
     commit(store, "measure", retention=figures, drift=drift)
     commit(store, "revert", record_of("b", keys=False), facts=["b"])
 

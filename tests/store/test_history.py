@@ -58,8 +58,11 @@ def chain_of(*bodies: dict[str, Any]) -> list[int]:
     return [column.seq for column in History.of(chain(*bodies)).chains()["s"]]
 
 
+TAG = {"kind": "tag", "tag": "good", "target": 0}
+
+
 def test_edits_are_active_in_ledger_order_until_reverted() -> None:
-    entries = chain({"kind": "init"}, edit("b", "a"), {"kind": "measure"}, edit("c"), revert("b"), {"kind": "tag"})
+    entries = chain({"kind": "init"}, edit("b", "a"), {"kind": "measure"}, edit("c"), revert("b"), TAG)
     assert ids(entries[:4]) == {1: ["b", "a"], 3: ["c"]}
     assert ids(entries) == {1: ["a"], 3: ["c"]}
     fates = lives(entries)
@@ -157,7 +160,7 @@ def test_a_column_is_for_active_facts_of_one_slot(columns: list[Any]) -> None:
 
 
 def test_a_history_goes_on_entry_by_entry() -> None:
-    bodies = [shared(["a"], new=["a"]), shared(["a", "b"], new=["b"]), revert("b"), restore("b"), {"kind": "tag"}]
+    bodies = [shared(["a"], new=["a"]), shared(["a", "b"], new=["b"]), revert("b"), restore("b"), TAG]
     history = History.of([])
     for entry in chain(*bodies):
         history = history.then(entry.seq, entry.kind, entry.body)

@@ -15,6 +15,7 @@ from lifelong_edit.kinds.kind import Change, Head, Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import Entry, History, Store
+from lifelong_edit.store.bodies import Body
 from lifelong_edit.store.history import entry_named
 
 EARLIER = "Until then nothing can be edited, and entries before it can be opened (at=SEQ, checkout); doctor says which."
@@ -31,12 +32,10 @@ class Session:
     """
 
     def __init__(self, store: Store, editable: EditableModel | None, at: int | str | None = None) -> None:
-        entries = store.ledger.entries()
-        if not entries:
-            raise StoreError(f"The store in {store.layout.root} was never finished. Create it again in this folder.")
+        entries = store.founded_entries()
         self.store = store
         self.init = entries[0].body
-        self.settings = EditorSettings.from_dict(self.init["config"])
+        self.settings = _settings(self.init)
         self.contexts: tuple[str, ...] = tuple(self.init["contexts"])
         self.kind_type = kind_named(self.init.get("memory_kind", DEFAULT))
         self.head = Head(tuple(entries), History.of(entries), None)
@@ -163,3 +162,11 @@ class Session:
             if not self.store.read_only:
                 raise
             return str(refusal)
+
+
+def _settings(init: Body) -> EditorSettings:
+    """The settings a store is pinned to; `StoreCorrupt` when they are none that this version could have pinned."""
+    try:
+        return EditorSettings.from_dict(dict(init["config"]))
+    except (KeyError, TypeError, ValueError, RequestError) as error:
+        raise StoreCorrupt(f"ledger entry 0 has settings that are none: {error}. Restore a backup.") from error
