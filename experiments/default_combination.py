@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.algebra.system import Memory
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError

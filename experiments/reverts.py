@@ -31,9 +31,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from lifelong_edit.algebra.columns import Columns
-from lifelong_edit.algebra.objective import Memory, fold, materialise
-from lifelong_edit.algebra.system import solve_whole
+from lifelong_edit.algebra.system import Columns, Memory, fold, materialise, solve_whole
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import optimise_targets

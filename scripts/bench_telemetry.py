@@ -18,11 +18,9 @@ from statistics import median
 import torch
 from tabulate import tabulate
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, fold
-from lifelong_edit.algebra.risk import risks
 from lifelong_edit.algebra.second_moment import Metric
-from lifelong_edit.algebra.telemetry import BaseSize, telemetry
+from lifelong_edit.algebra.system import Columns, Memory, Pair, fold
+from lifelong_edit.algebra.telemetry import BaseSize, risks, telemetry
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import beside_model, read_moment

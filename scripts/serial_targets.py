@@ -17,7 +17,7 @@ from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured, replaced_output
-from lifelong_edit.model.subject import Encoded, encode
+from lifelong_edit.model.tokens import Encoded, encode
 
 
 @dataclass(frozen=True)

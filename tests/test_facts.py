@@ -17,11 +17,11 @@ from lifelong_edit.facts import (
     MAX_TARGET,
     MAX_TEXTS,
     EditRequest,
+    TextRule,
     canonical_digest,
     canonical_json,
     distinct,
 )
-from lifelong_edit.text_rule import TextRule
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(
     lambda text: text.strip() and "{}" not in text

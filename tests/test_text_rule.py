@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifelong_edit.text_rule import TextRule
+from lifelong_edit.facts import TextRule
 
 KEPT, STRIPPED = TextRule.kept, TextRule.stripped
 PROMPTS = {  # a prompt and whether a blank follows

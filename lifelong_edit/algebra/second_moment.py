@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import RESIDUAL_LIMIT, listed
+from lifelong_edit.algebra.system import RESIDUAL_LIMIT, listed
 from lifelong_edit.errors import RequestError, SolveError
 
 CONDITION_LIMIT = 1e12  # beyond it a whitened key keeps fewer than four of float64's sixteen digits

@@ -1,12 +1,13 @@
 """What the stored columns and pairs of a layer say about every fact in it: no forward pass, no model, no store.
 
-Notation of `objective`, with the columns and pairs of all batches side by side: keys K, whitened keys Q = C^-1 K, base
-residuals R_0, D = W - W_0 = Y Z', and the overlap U = Z'K [n, n]. The system T of `system` has the triangular factors
+Notation of `system`, with the columns and pairs of all batches side by side: keys K, whitened keys Q = C^-1 K, base
+residuals R_0, D = W - W_0 = Y Z', and the overlap U = Z'K [n, n]. The system T has the triangular factors
 
     T = A V,    V upper, A lower:  A = V' (joint)   or   the diagonal blocks of V' (batch),
 
 and appending batch by batch makes Y = R_0 V^-1 and Z = Q A^-T. So U = A^-1 G with G = K'Q, and T^-1 G = V^-1 U. The
 diagonal block t of V' is the L of batch t, and above its diagonal blocks V is U.
+`risks` reads off it which facts are likely forgotten.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.algebra.second_moment import Metric
+from lifelong_edit.algebra.system import Columns, Memory, Pair
 from lifelong_edit.errors import SolveError
 
 COLLISION = 0.99  # whitened cosine from which two keys are reported
@@ -246,3 +246,23 @@ def _norm(apply: Callable[[Tensor], Tensor], like: Tensor) -> float:
     for _ in range(ITERATIONS):
         vector = apply(vector / vector.norm())
     return float(vector.norm().sqrt())
+
+
+NEEDED = 0.6  # of what the weights held of a fact right after its batch; what is left below it is missed
+ACROSS = 0.2  # what was written across the wanted change counts, where what is missing along it counts 1
+
+
+def risks(read: Telemetry) -> Tensor:
+    """NEEDED h_own - h + ACROSS x for each fact [n]: above 0 it is at risk of being forgotten.
+
+    h = <D k, r_0> / |r_0|^2 is the share of the wanted change that W holds, h_own the same right after the fact's own
+    batch, and x = |D k - h r_0| / |r_0| what others wrote across it. How much of the change a fact needs to be said
+    differs from fact to fact; what it was written with says most of it. NaN where nothing was to change. How this ranks
+    true forgetting, beside the residual alone, is in docs/telemetry.md.
+    """
+    sizes = torch.tensor(read.sizes, device=read.written.device)
+    batch = torch.arange(len(sizes), device=sizes.device)
+    earlier = batch[:, None] <= batch.repeat_interleave(sizes)  # written by the own batch or before it  [batches, n]
+    held, own = read.written.sum(dim=0), read.written.where(earlier, 0.0).sum(dim=0)
+    across = (read.residual.square() - (1 - held).square()).clamp_min(0.0).sqrt()  # r_0 - D k = (1 - h) r_0 - across
+    return NEEDED * own - held + ACROSS * across

@@ -12,7 +12,7 @@ import typer
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.algebra.system import Memory
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.cli.text import entry_document, print_result
 from lifelong_edit.datasets.drafts import line_of

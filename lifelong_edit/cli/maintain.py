@@ -34,9 +34,9 @@ from lifelong_edit.store import (
 )
 from lifelong_edit.store import backup as copy_again
 from lifelong_edit.store import clone as copy_once
-from lifelong_edit.store.bodies import signature
 from lifelong_edit.store.copies import preview_copy
 from lifelong_edit.store.history import check_tag, entry_named, tags_of
+from lifelong_edit.store.ledger import signature
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Commit

@@ -23,7 +23,7 @@ from lifelong_edit.store import EDITS, Entry, FactLife
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Commit
-    from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
+    from lifelong_edit.engine.change.commit import BlastRadius, Shift
 
 SHORT = 12  # hex digits of a digest, where it is only pointed at
 

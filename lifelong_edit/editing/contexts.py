@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.model.tokens import tokens
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 TOKENS, CHOICES = 10, 50

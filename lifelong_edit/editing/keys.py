@@ -11,8 +11,7 @@ from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
-from lifelong_edit.model.rows import pad_rows
-from lifelong_edit.model.subject import encode, slot_ids
+from lifelong_edit.model.tokens import encode, pad_rows, slot_ids
 
 ROWS_PER_PASS = 256
 

@@ -15,8 +15,7 @@ from lifelong_edit.editing.statistics import Collected, StatisticsSettings, begi
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_digest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.store.objects import read_file, replace_file
-from lifelong_edit.store.records import decode, encode, most_bytes
+from lifelong_edit.store.objects import decode, encode, most_bytes, read_file, replace_file
 
 KIND = "second_moment"
 PASSES_PER_SAVE = 20

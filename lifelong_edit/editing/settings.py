@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lifelong_edit.algebra.objective import AMPLIFICATION_LIMIT, Memory
+from lifelong_edit.algebra.system import AMPLIFICATION_LIMIT, Memory
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import TextRule
 from lifelong_edit.methods import ClosedForm, check_ridge, method_named
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.text_rule import TextRule
 
 TARGETS = ("live", "base")
 MOST = 1_000  # contexts that are sampled, halvings of a ridge

@@ -20,18 +20,17 @@ from lifelong_edit.engine.change.refit import weighed
 from lifelong_edit.engine.change.stream import stream, upkeep
 from lifelong_edit.engine.change.validate import take_in
 from lifelong_edit.engine.measure.noise import noise_of
-from lifelong_edit.engine.measure.scores import scored, scores_body
 from lifelong_edit.engine.measure.vital_signs import drift_row, drift_rows, task_rows
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.engine.state.create import Model, found, opened
-from lifelong_edit.engine.state.provenance import signed
+from lifelong_edit.engine.state.session import signed
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds import DEFAULT
 from lifelong_edit.kinds.kind import Change, Effect, improves
 from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
 from lifelong_edit.store.history import check_tag
 from lifelong_edit.tracking.budget import Budget, OnRed, Scope
-from lifelong_edit.tracking.figures import Figure
+from lifelong_edit.tracking.scores import Figure, scored, scores_body
 from lifelong_edit.tracking.watch import Watch
 
 

@@ -18,18 +18,16 @@ from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.change import bodies
 from lifelong_edit.engine.change.budget import default_limits, health
-from lifelong_edit.engine.change.commit import Commit, described
+from lifelong_edit.engine.change.commit import BlastRadius, Commit, described, predicted
 from lifelong_edit.engine.change.refit import weighed
 from lifelong_edit.engine.estimate.evaluate import Scored, evaluate
 from lifelong_edit.engine.estimate.preview import Preview, preview
 from lifelong_edit.engine.estimate.sources import Survey
 from lifelong_edit.engine.inspect.blame import Blame, Forgotten, blame, forgotten
-from lifelong_edit.engine.inspect.blast_radius import BlastRadius, predicted
 from lifelong_edit.engine.inspect.doctor import Finding, examine
 from lifelong_edit.engine.inspect.verify import Audit, audit
 from lifelong_edit.engine.inspect.views import Diff, View, difference, view_at
 from lifelong_edit.engine.measure.noise import noise_of
-from lifelong_edit.engine.measure.scores import measurements, scored
 from lifelong_edit.engine.state.create import Model, opened
 from lifelong_edit.engine.state.session import Observer, Session
 from lifelong_edit.facts import EditRequest
@@ -37,9 +35,9 @@ from lifelong_edit.kinds.kind import Change, Head, Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
 from lifelong_edit.tracking.budget import Scope
-from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import Health, HealthLimits
 from lifelong_edit.tracking.retention import RetentionMatrix
+from lifelong_edit.tracking.scores import Figure, measurements, scored
 
 Opened = TypeVar("Opened", bound="Reader")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.algebra.system import Pair
 from lifelong_edit.engine.inspect.views import View
 from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError

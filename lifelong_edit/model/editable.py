@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from transformers.pytorch_utils import Conv1D
 
 from lifelong_edit.errors import ModelError, RequestError
+from lifelong_edit.facts import TextRule
 from lifelong_edit.model.architectures import architecture_of
 from lifelong_edit.model.folder import CONFIG, blamed_on
 from lifelong_edit.model.hooks import replaced_forward, replaced_input, stopped_at
 from lifelong_edit.model.loading import TRIAL, checked_tokenizer, load
-from lifelong_edit.model.subject import Texts, tokens
-from lifelong_edit.text_rule import TextRule
+from lifelong_edit.model.tokens import Texts, tokens
 
 
 class EditableModel:

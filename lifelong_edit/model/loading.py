@@ -19,7 +19,7 @@ from transformers import (
 from lifelong_edit.errors import ModelError
 from lifelong_edit.model.config import checked_config
 from lifelong_edit.model.folder import GENERATION, blamed_on, check_files
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.model.tokens import tokens
 
 TRIAL = "Ada Quill was born in Tarsis and works in Oran."  # some faults show only when a text is read
 

@@ -14,7 +14,7 @@ from lifelong_edit.escapes import printable
 from lifelong_edit.outputs import new_file
 from lifelong_edit.report.trackers import numbers_of
 from lifelong_edit.store import Entry, History
-from lifelong_edit.store.faults import sqlite_errors
+from lifelong_edit.store.objects import sqlite_errors
 
 NAME = "history"  # of the database, as Datasette calls it by its file
 SEARCHED = ("subject", "prompt", "target_new")

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine import Reader
-from lifelong_edit.engine.measure.scores import measurements
 from lifelong_edit.store import Entry, FactLife
-from lifelong_edit.store.bodies import WeightTelemetry
+from lifelong_edit.store.ledger import WeightTelemetry
 from lifelong_edit.tracking.health import HealthLimits
 from lifelong_edit.tracking.retention import FactScore, ForgettingPoint, RetentionMatrix, forgetting_curve, series
+from lifelong_edit.tracking.scores import measurements
 
 NAMED = 5  # subjects that a moment names
 OF_TELEMETRY: Mapping[str, Literal["preservation", "capacity", "relative_norm"]] = {

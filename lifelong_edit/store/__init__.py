@@ -3,8 +3,7 @@
 from lifelong_edit.store.copies import Copied, backup, clone
 from lifelong_edit.store.history import EDITS, REFITS, Column, FactLife, History, lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
-from lifelong_edit.store.objects import ObjectStore
-from lifelong_edit.store.records import KernelPart, KernelRecord, Record, read_record
+from lifelong_edit.store.objects import KernelPart, KernelRecord, ObjectStore, Record, read_record
 from lifelong_edit.store.store import Store, StoreLayout, WriterLock
 from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list_cache, list_strays
 from lifelong_edit.store.verify import Check, Inspection, inspect

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifelong_edit.errors import StoreCorrupt, StoreError
-from lifelong_edit.store.faults import disk_errors, sqlite_errors
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
-from lifelong_edit.store.objects import ObjectStore, adopt_file
+from lifelong_edit.store.objects import ObjectStore, adopt_file, disk_errors, sqlite_errors
 from lifelong_edit.store.store import Store, StoreLayout, WriterLock, sync_folder
 from lifelong_edit.store.upkeep import named_records, named_statistics
 

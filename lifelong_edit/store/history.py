@@ -12,8 +12,7 @@ from typing import Any, Literal, cast
 
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store.bodies import Body, added_facts, named_facts
-from lifelong_edit.store.ledger import Entry
+from lifelong_edit.store.ledger import Body, Entry, added_facts, named_facts
 
 Status = Literal["active", "reverted", "superseded"]
 EDITS = ("edit", "replace")

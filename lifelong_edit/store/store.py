@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
-from lifelong_edit.store.bodies import PINNED
-from lifelong_edit.store.faults import disk_errors
-from lifelong_edit.store.ledger import Entry, Ledger
-from lifelong_edit.store.objects import ObjectStore
+from lifelong_edit.store.ledger import PINNED, Entry, Ledger
+from lifelong_edit.store.objects import ObjectStore, disk_errors
 
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 

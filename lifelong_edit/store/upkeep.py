@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifelong_edit.errors import StoreCorrupt
-from lifelong_edit.store.faults import disk_errors
 from lifelong_edit.store.ledger import Entry
-from lifelong_edit.store.objects import ObjectStore, is_digest
+from lifelong_edit.store.objects import ObjectStore, disk_errors, is_digest
 from lifelong_edit.store.store import Store, StoreLayout
 
 TEMPORARY = r"\.[0-9a-f]{16}\.tmp"

@@ -15,12 +15,9 @@ from sqlite_utils import Database
 
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_json
-from lifelong_edit.store.bodies import added_facts
-from lifelong_edit.store.faults import sqlite_errors
 from lifelong_edit.store.history import EDITS, FactLife, lives
-from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
-from lifelong_edit.store.objects import ObjectStore
-from lifelong_edit.store.records import KernelRecord, Record, read_record
+from lifelong_edit.store.ledger import GENESIS, Entry, Ledger, added_facts
+from lifelong_edit.store.objects import KernelRecord, ObjectStore, Record, read_record, sqlite_errors
 from lifelong_edit.store.schema import NOTES, fresh
 from lifelong_edit.store.store import Store
 from lifelong_edit.store.upkeep import Stray, named_statistics, own_files, strays

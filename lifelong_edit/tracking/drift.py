@@ -12,9 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import tokens
-from lifelong_edit.tracking.figures import NOT_A_NUMBER, SIGMAS, Figure, mean_figure
-from lifelong_edit.tracking.passes import fitting, next_tokens, predictions
+from lifelong_edit.model.tokens import fitting, next_tokens, predictions, tokens
+from lifelong_edit.tracking.scores import NOT_A_NUMBER, SIGMAS, Figure, mean_figure
 
 NO_TEXT = "No text has two tokens."
 NO_PROMPTS = "There are no prompts."

@@ -13,10 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lifelong_edit.model import tokens as passes
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.rows import whole_cache
-from lifelong_edit.model.subject import tokens
-from lifelong_edit.tracking import passes
+from lifelong_edit.model.tokens import tokens, whole_cache
 
 ANSWER_LENGTH = 8
 WORD = re.compile(r"\w+|[^\w\s]")

@@ -15,7 +15,7 @@ from typing import Any
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.tracking.figures import Figure
+from lifelong_edit.tracking.scores import Figure
 
 RESAMPLES = 1_000  # for metrics whose standard error has no closed form
 SERIAL = "DISABLE_MULTIPROC"  # the harness would fork a process that holds a model for each core

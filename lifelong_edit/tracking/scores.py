@@ -5,26 +5,31 @@ more of them; zsRE's efficacy, generality and specificity are the `token-accurac
 `attribute`, where its locality question stands. Comparisons (`prob`) have a chance floor of one half, so a broken model
 looks half fine there; teacher forcing (all protocols but `greedy` and the entropies) hides that a model cannot say what
 it prefers. Read them beside each other and beside the base's.
+
+A `Figure` is a mean with its count and uncertainty, or the reason why there is none; `Scope` says which facts are asked
+about, `scores_body` what the ledger keeps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from statistics import fmean, harmonic_mean
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import Tokenizer, continuation, rule_of, tokens
-from lifelong_edit.tracking.figures import Figure, mean_figure
+from lifelong_edit.model.tokens import Tokenizer, continuation, fitting, predictions, rule_of, tokens
+from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.store.ledger import added_facts
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
-from lifelong_edit.tracking.passes import fitting, predictions
+from lifelong_edit.tracking.retention import FactScore
 
 SAID_TOKENS, FLUENCY_TOKENS, TOP = 50, 100, 5
 Question = tuple[str, str]  # prompt, target
@@ -239,3 +244,74 @@ def _harmonic(figures: dict[str, Figure]) -> Figure:
             return Figure(None, 0, reason=part.reason)
         values.append(part.value)
     return Figure(harmonic_mean(values), min(figures[name].count for name in COMPARED))
+
+
+NOT_A_NUMBER = "The model gives values that are no numbers."
+SIGMAS = 1.96  # of a normal distribution hold 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean over `count` things (requests, texts, questions); where `value` is None, `reason` says why.
+
+    `error` is the standard error of `value` over the things, `interval` holds the true mean with 95 % where that is
+    not `value` +- 1.96 `error`. `each` has the values of the things in the order they were given in, None for a thing
+    that lacks what the figure needs. A value may be infinite, never a NaN.
+    """
+
+    value: float | None
+    count: int
+    error: float | None = None
+    interval: tuple[float, float] | None = None
+    reason: str | None = None
+    each: tuple[float | None, ...] = ()
+
+
+def mean_figure(each: Sequence[float | None], lacking: str) -> Figure:
+    """Take the mean over the things that have a value; `lacking` is the reason when none has."""
+    own = torch.tensor([value for value in each if value is not None], dtype=torch.float64)
+    if not len(own):
+        return Figure(None, 0, reason=lacking, each=tuple(each))
+    value = float(own.mean())
+    if math.isnan(value):
+        return Figure(None, len(own), reason=NOT_A_NUMBER, each=tuple(each))
+    error = float(own.std()) / math.sqrt(len(own)) if len(own) > 1 else math.nan
+    return Figure(value, len(own), error if math.isfinite(error) else None, each=tuple(each))
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is none: JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def scored(editable: EditableModel, facts: Sequence[FactLife], metrics: Iterable[str]) -> dict[str, Figure]:
+    """The figures of these facts on a model, by metric."""
+    return measure(editable, [fact.request for fact in facts], metrics)
+
+
+def scores_body(facts: Sequence[FactLife], figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """What an entry's body keeps of these figures: every fact's score by metric, and means by cohort."""
+    scores = {name: dict(zip([fact.id for fact in facts], f.each, strict=True)) for name, f in figures.items()}
+    return {"scores": scores, "retention": [row for name in scores for row in _rows(facts, name, scores[name])]}
+
+
+def measurements(entries: Iterable[Entry], metric: str) -> Iterator[FactScore]:
+    """Every score of `metric` in the ledger: those taken at the edit, and later ones."""
+    cohorts: dict[str, int] = {}
+    for entry in entries:
+        if entry.kind in EDITS:
+            cohorts |= {fact["id"]: entry.seq for fact in added_facts(entry.body)}
+        for id, value in entry.body.get("scores", {}).get(metric, {}).items():
+            if value is not None:
+                yield FactScore(entry.seq, cohorts[id], id, value)
+
+
+def _rows(facts: Sequence[FactLife], metric: str, scores: Mapping[str, float | None]) -> Iterator[dict[str, Any]]:
+    """The mean of every cohort over its facts that have a score, as the view `retention` shows it."""
+    cohorts: dict[int, list[float]] = {}
+    for fact in facts:
+        score = scores[fact.id]
+        if score is not None:
+            cohorts.setdefault(fact.seq, []).append(score)
+    for seq, own in cohorts.items():
+        yield {"cohort": seq, "metric": metric, "value": fmean(own), "facts": len(own)}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.tracking.figures import Figure, mean_figure
-from lifelong_edit.tracking.scores import Question, score_continuations
+from lifelong_edit.tracking.scores import Figure, Question, mean_figure, score_continuations
 
 
 def measure_tasks(editable: EditableModel, tasks: Mapping[str, Sequence[Question]]) -> dict[str, Figure]:

@@ -14,7 +14,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import replaced_output
-from lifelong_edit.model.subject import encode, tokens
+from lifelong_edit.model.tokens import encode, tokens
 
 
 @dataclass(frozen=True, slots=True)

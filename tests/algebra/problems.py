@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns
+from lifelong_edit.algebra.system import Columns
 
 D_IN, D_OUT = 14, 9
 

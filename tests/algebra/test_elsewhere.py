@@ -11,20 +11,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import (
+from lifelong_edit.algebra.second_moment import Metric, RunningSecondMoment, SecondMoment
+from lifelong_edit.algebra.system import (
+    Columns,
     Memory,
+    Pair,
     append,
     base_residuals,
     closed_form,
     fold,
+    insertion,
     materialise,
+    removal,
+    replacement,
     residuals_now,
+    solve_whole,
 )
-from lifelong_edit.algebra.risk import risks
-from lifelong_edit.algebra.second_moment import Metric, RunningSecondMoment, SecondMoment
-from lifelong_edit.algebra.system import insertion, removal, replacement, solve_whole
-from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, residual_parts, singular_values, telemetry
+from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, residual_parts, risks, singular_values, telemetry
 from lifelong_edit.errors import SolveError
 from tests.algebra.elsewhere import Elsewhere, Mixed, assert_computed_there, elsewhere, place
 

@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import (
+from lifelong_edit.algebra.system import (
+    Columns,
     Memory,
+    Pair,
     append,
     base_residuals,
     closed_form,
     fold,
     materialise,
     residuals_now,
+    solve_whole,
 )
-from lifelong_edit.algebra.system import solve_whole
 from lifelong_edit.errors import SolveError
 
 from .problems import D_IN, D_OUT, Problem, assert_same, brute_force, make_problem

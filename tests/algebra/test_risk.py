@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, fold
-from lifelong_edit.algebra.risk import ACROSS, NEEDED, risks
-from lifelong_edit.algebra.telemetry import BaseSize, telemetry
+from lifelong_edit.algebra.system import Columns, Memory, Pair, fold
+from lifelong_edit.algebra.telemetry import ACROSS, NEEDED, BaseSize, risks, telemetry
 
 SIZES = (2, 3, 1)
 

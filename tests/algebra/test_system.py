@@ -10,9 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, append, fold
-from lifelong_edit.algebra.system import insertion, removal, replacement, solve_whole, whole_system
+from lifelong_edit.algebra.system import (
+    Columns,
+    Memory,
+    Pair,
+    append,
+    fold,
+    insertion,
+    removal,
+    replacement,
+    solve_whole,
+    whole_system,
+)
 from lifelong_edit.errors import SolveError
 
 from .problems import D_OUT, Problem, assert_same, make_problem

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.objective import Memory, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
-from lifelong_edit.algebra.system import whole_system
+from lifelong_edit.algebra.system import Columns, Memory, Pair, fold, materialise, whole_system
 from lifelong_edit.algebra.telemetry import (
     BaseSize,
     Collision,

@@ -27,7 +27,7 @@ from lifelong_edit.cli.text import (
     table,
 )
 from lifelong_edit.engine import Commit
-from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
+from lifelong_edit.engine.change.commit import BlastRadius, Shift
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.tracking.scores import Score

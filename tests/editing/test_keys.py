@@ -13,7 +13,7 @@ from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
-from lifelong_edit.model.subject import encode, slot_ids
+from lifelong_edit.model.tokens import encode, slot_ids
 from tests.models import MODEL_TYPES
 from tests.samples import CONTEXTS, REQUESTS, lively_editable
 

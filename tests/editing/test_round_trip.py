@@ -12,7 +12,7 @@ from torch import Tensor
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import encode
+from lifelong_edit.model.tokens import encode
 from tests.models import MODEL_TYPES
 from tests.samples import REQUESTS, lively_editable, new_editor
 

@@ -19,7 +19,7 @@ from lifelong_edit.editing.second_moments import (
     shipped_moments,
 )
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
-from lifelong_edit.store.records import encode
+from lifelong_edit.store.objects import encode
 from tests.algebra import elsewhere
 
 

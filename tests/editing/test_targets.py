@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.editing.frozen import FrozenRows
-from lifelong_edit.editing.targets import Targets, TargetSettings, optimise_targets
+from lifelong_edit.editing.targets import FrozenRows, Targets, TargetSettings, optimise_targets
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import captured
-from lifelong_edit.model.subject import encode
+from lifelong_edit.model.tokens import encode
 from serial_targets import serial_target
 from tests.models import MODEL_TYPES
 from tests.samples import CONTEXTS, REQUESTS, lively_editable

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from lifelong_edit import EditRequest, LifelongEditor
-from lifelong_edit.engine.state.provenance import software
+from lifelong_edit.engine.state.session import software
 from tests.engine.editors import ledger_of
 from tests.engine.thirty_commits import ENTRIES, MOTHER, NAMES, PLACES, SCENES, write
 

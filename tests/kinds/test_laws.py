@@ -18,7 +18,7 @@ from lifelong_edit.engine.reader import Reader
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.export.peft import export_peft
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.model.tokens import tokens
 from lifelong_edit.report.page import write_report
 from lifelong_edit.store import inspect
 from tests.engine.editors import WORK, base_model

@@ -7,7 +7,7 @@ import torch
 
 from lifelong_edit.errors import ModelError
 from lifelong_edit.model.hooks import captured, replaced_output
-from lifelong_edit.model.rows import cropped, fresh_cache, pad_rows, selected, whole_cache
+from lifelong_edit.model.tokens import cropped, fresh_cache, pad_rows, selected, whole_cache
 from tests.models import ATTENTION, small_editable
 
 SEQUENCES = [

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from lifelong_edit.errors import RequestError
-from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.subject import Texts, continuation, encode, slot_ids, slot_key
-from lifelong_edit.text_rule import TextRule
+from lifelong_edit.facts import EditRequest, TextRule
+from lifelong_edit.model.tokens import Texts, continuation, encode, slot_ids, slot_key
 from tests.models import TOKENIZERS, byte_level, sentence_piece
 
 BYTES = [name for name in TOKENIZERS if name != "sentence_piece"]  # those without an unknown token

@@ -18,8 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.kinds.kernel.state import EditedLayer, KernelState, Placed
 from lifelong_edit.store import Column
 

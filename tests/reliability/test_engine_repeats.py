@@ -15,9 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns
-from lifelong_edit.algebra.objective import Memory, append, fold, materialise
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
+from lifelong_edit.algebra.system import Columns, Memory, append, fold, materialise
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.kinds.kernel.state import weights_digest
 from tests.reliability.engines import base_model

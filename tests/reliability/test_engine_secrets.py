@@ -16,11 +16,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lifelong_edit.editing import spread
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import LifelongEditError, ModelMismatch, RequestError, SolveError, StoreError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel import write as spread
 from tests.reliability.engines import base_model
 from tests.reliability.syscalls import ROOT
 from tests.samples import QUICK, REQUESTS, TEXT

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lifelong_edit.errors import StoreCorrupt
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store import GENESIS, KernelRecord, Store, read_record, records
-from lifelong_edit.store.records import MAX_HEADER
+from lifelong_edit.store.objects import MAX_HEADER
 from tests.reliability.specimens import WEIGHT, delta_record, edit_body, edit_record
 
 pytestmark = pytest.mark.reliability

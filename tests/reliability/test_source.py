@@ -38,7 +38,7 @@ BUILTINS = {"eval", "exec", "compile", "__import__", "__builtins__", "builtins"}
 UNSAFE = {"allow_pickle": True, "weights_only": False, "use_safetensors": False, "local_files_only": False}
 IMPORTERS = {PACKAGE + name for name in (".__init__", ".methods.__init__", ".kinds.__init__")}  # of own modules
 NAMING = {PACKAGE + ".report.hosts: socket", PACKAGE + ".report.hosts: urllib.parse.urlsplit"}  # names of this computer
-FORMATTERS = {PACKAGE + ".world.text", PACKAGE + ".algebra.objective"}  # of templates of their own
+FORMATTERS = {PACKAGE + ".world.text", PACKAGE + ".algebra.system"}  # of templates of their own
 
 EXTENDING = {"enable_load_extension", "load_extension", "create_function", "register_function", "create_aggregate"}
 HIDING = {"alter", "replace", "ignore", "upsert"}  # of sqlite-utils: they change a table or lose a row in passing

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lifelong_edit.errors import StoreCorrupt, StoreError
-from lifelong_edit.store.records import MAX_HEADER, KernelPart, KernelRecord, decode, encode, read_record
+from lifelong_edit.store.objects import MAX_HEADER, KernelPart, KernelRecord, decode, encode, read_record
 
 ROUND = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -47,7 +47,7 @@ def test_the_order_of_the_names_and_the_memory_layout_do_not_matter() -> None:
 
 def test_two_processes_with_different_hash_seeds_write_the_same_bytes(edit_record: KernelRecord) -> None:
     code = (
-        "import sys, hashlib; from lifelong_edit.store.records import KernelRecord;"
+        "import sys, hashlib; from lifelong_edit.store.objects import KernelRecord;"
         "record = KernelRecord.from_bytes(sys.stdin.buffer.read());"
         "print(hashlib.sha256(record.to_bytes()).hexdigest())"
     )

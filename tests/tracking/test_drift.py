@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from lifelong_edit.errors import RequestError
+from lifelong_edit.model import tokens as passes
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.tracking import passes
 from lifelong_edit.tracking.drift import (
     measure_next_tokens,
     measure_texts,
     next_log_probabilities,
     perplexity,
 )
-from lifelong_edit.tracking.figures import NOT_A_NUMBER
+from lifelong_edit.tracking.scores import NOT_A_NUMBER
 from tests.models import SENTENCES, byte_level, small_editable, small_model
 
 TEXTS = [*SENTENCES, "Oran."]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lifelong_edit.errors import RequestError
+from lifelong_edit.model import tokens as passes
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.tracking import passes
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from tests.models import MODEL_TYPES, small_editable
 

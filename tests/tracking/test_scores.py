@@ -13,11 +13,12 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking import passes, scores
-from lifelong_edit.tracking.figures import NOT_A_NUMBER, Figure
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from lifelong_edit.tracking.scores import (
     METRICS,
+    NOT_A_NUMBER,
     EditScores,
+    Figure,
     Score,
     argmax_rate,
     measure,

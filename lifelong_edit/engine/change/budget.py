@@ -8,15 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from lifelong_edit.defaults import EFFICACY
-from lifelong_edit.engine.measure.scores import measurements, scored, scores_body
 from lifelong_edit.engine.measure.vital_signs import vital_signs, watched
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import HealthStop
 from lifelong_edit.kinds.kind import Change, Head
 from lifelong_edit.store import Entry, FactLife
 from lifelong_edit.tracking.budget import Budget, OnRed
-from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import SIGNS, Band, Health, HealthLimits, Reading, judge
+from lifelong_edit.tracking.scores import Figure, measurements, scored, scores_body
 
 
 def waiting(head: Head) -> set[str]:

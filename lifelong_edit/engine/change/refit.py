@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lifelong_edit.defaults import EFFICACY
-from lifelong_edit.engine.measure.scores import scored, scores_body
 from lifelong_edit.engine.measure.vital_signs import vital_signs
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import Change, Effect
+from lifelong_edit.tracking.scores import scored, scores_body
 
 
 def weighed(session: Session, change: Change) -> tuple[Change, Effect]:

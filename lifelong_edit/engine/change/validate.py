@@ -8,11 +8,10 @@ from typing import Any
 
 from lifelong_edit.editing.keys import check_lengths
 from lifelong_edit.errors import RequestError
-from lifelong_edit.facts import EditRequest, canonical_digest, distinct
+from lifelong_edit.facts import EditRequest, TextRule, canonical_digest, distinct
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import encode, slot_ids, slot_key
+from lifelong_edit.model.tokens import encode, slot_ids, slot_key
 from lifelong_edit.store import FactLife
-from lifelong_edit.text_rule import TextRule
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from statistics import fmean
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.tracking.budget import Scope
-from lifelong_edit.tracking.figures import Figure
-from lifelong_edit.tracking.scores import measure
+from lifelong_edit.tracking.scores import Figure, measure
 
 ALL = "all asked"
 

@@ -15,7 +15,7 @@ from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kind import Cost, How, Near, Rehearsed
-from lifelong_edit.model.subject import encode
+from lifelong_edit.model.tokens import encode
 from lifelong_edit.store import FactLife
 from lifelong_edit.tracking.scores import score_continuations
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from lifelong_edit.algebra.columns import shown
+from lifelong_edit.algebra.system import shown
 from lifelong_edit.engine.state.probes import REFUSAL, WARNING, probe_distance
-from lifelong_edit.engine.state.provenance import software
-from lifelong_edit.engine.state.session import Session
+from lifelong_edit.engine.state.session import Session, software
 from lifelong_edit.errors import StoreError
 from lifelong_edit.store import list_cache, list_strays
 from lifelong_edit.store.schema import FORMAT

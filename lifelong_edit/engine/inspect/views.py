@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.algebra.system import Pair
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import Kind, State
 from lifelong_edit.model.editable import EditableModel

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from lifelong_edit.defaults import METHOD
 from lifelong_edit.engine.change.validate import take_in
 from lifelong_edit.engine.measure.vital_signs import vital_signs
-from lifelong_edit.engine.state.provenance import signed
-from lifelong_edit.engine.state.session import Session
+from lifelong_edit.engine.state.session import Session, signed
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 

@@ -9,7 +9,7 @@ from typing import Any
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import State
 from lifelong_edit.tracking.drift import measure_next_tokens, measure_texts, next_log_probabilities
-from lifelong_edit.tracking.figures import SIGMAS, Figure, finite
+from lifelong_edit.tracking.scores import SIGMAS, Figure, finite
 from lifelong_edit.tracking.tasks import measure_tasks
 from lifelong_edit.tracking.watch import LOST, Watched
 

@@ -20,7 +20,7 @@ from lifelong_edit.editing.second_moments import (
 )
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.state.probes import take_probes
-from lifelong_edit.engine.state.provenance import signed
+from lifelong_edit.engine.state.session import signed
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds import DEFAULT, kind_named

@@ -9,7 +9,7 @@ import torch
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.errors import ModelMismatch
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.model.tokens import tokens
 
 PROMPTS, TOKENS = 8, 16
 WARNING, REFUSAL = 1e-4, 1e-2  # largest difference of a logit, relative to the largest logit

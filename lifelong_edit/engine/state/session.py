@@ -1,11 +1,18 @@
-"""An open store and, where there is one, its live model: the state that every verb of the editor starts from."""
+"""An open store and, where there is one, its live model: the state that every verb of the editor starts from.
+
+`signed` says what a computation depends on beside its inputs, as every entry that has one does.
+"""
 
 from __future__ import annotations
 
+import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
+
+import torch
 
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.state.probes import check_probes, probe_distance
@@ -15,8 +22,8 @@ from lifelong_edit.kinds.kind import Change, Head, Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import Entry, History, Store
-from lifelong_edit.store.bodies import Body
 from lifelong_edit.store.history import entry_named
+from lifelong_edit.store.ledger import Body, signature
 
 EARLIER = "Until then nothing can be edited, and entries before it can be opened (at=SEQ, checkout); doctor says which."
 
@@ -170,3 +177,20 @@ def _settings(init: Body) -> EditorSettings:
         return EditorSettings.from_dict(dict(init["config"]))
     except (KeyError, TypeError, ValueError, RequestError) as error:
         raise StoreCorrupt(f"ledger entry 0 has settings that are none: {error}. Restore a backup.") from error
+
+
+LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
+
+
+def signed(actor: str | None, reason: str | None, seed: int) -> dict[str, Any]:
+    """The common fields of the body of an entry that something was computed for."""
+    return signature(actor, reason, seed, software())
+
+
+def software() -> dict[str, str | int]:
+    """Versions of the libraries, the kind of processor, and the number of threads."""
+    return {
+        **{name: version(name) for name in LIBRARIES},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

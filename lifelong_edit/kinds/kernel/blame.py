@@ -14,7 +14,7 @@ from lifelong_edit.kinds.kernel.state import EditedLayer
 from lifelong_edit.kinds.kind import Head
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
-from lifelong_edit.model.subject import tokens
+from lifelong_edit.model.tokens import tokens
 
 if TYPE_CHECKING:
     from lifelong_edit.kinds.kernel.kernel import Kernel

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.algebra.system import Pair
 from lifelong_edit.errors import StoreError
 from lifelong_edit.kinds.kernel.state import Batches, EditedLayer
-from lifelong_edit.store.faults import disk_errors
-from lifelong_edit.store.objects import read_file, replace_file
-from lifelong_edit.store.records import Array, decode, encode, most_bytes
+from lifelong_edit.store.objects import Array, decode, disk_errors, encode, most_bytes, read_file, replace_file
 
 NAME = "head.safetensors"
 SIDES = ("left", "right")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lifelong_edit.algebra.columns import Columns
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.algebra.telemetry import collisions
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.targets import optimise_targets

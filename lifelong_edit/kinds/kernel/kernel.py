@@ -9,9 +9,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Pair
-from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.algebra.second_moment import Metric
+from lifelong_edit.algebra.system import Memory, Pair
 from lifelong_edit.algebra.telemetry import BaseSize, Telemetry
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import read_moment
@@ -20,8 +19,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.kinds.deviation import Deviation
 from lifelong_edit.kinds.kernel import blame, forecast, refit, telemetry
 from lifelong_edit.kinds.kernel.cache import keep_pairs, kept_pairs
-from lifelong_edit.kinds.kernel.record import Library, record_of
-from lifelong_edit.kinds.kernel.state import KernelState, standing, survived
+from lifelong_edit.kinds.kernel.state import KernelState, Library, record_of, standing, survived
 from lifelong_edit.kinds.kernel.write import KernelChange, Strength, plan
 from lifelong_edit.kinds.kind import Change, Effect, Forecast, Head, How, Kind, Rehearsed, State, Weigh
 from lifelong_edit.methods import SECOND_MOMENT, metric_named

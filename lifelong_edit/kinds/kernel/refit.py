@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lifelong_edit.algebra.columns import Columns
-from lifelong_edit.algebra.objective import Memory
+from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.defaults import EFFICACY, HALVINGS
 from lifelong_edit.errors import RequestError
 from lifelong_edit.kinds.kernel.state import standing

@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lifelong_edit.algebra.columns import Columns, Pair
-from lifelong_edit.algebra.risk import risks
-from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, telemetry
+from lifelong_edit.algebra.system import Columns, Pair
+from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, risks, telemetry
 from lifelong_edit.kinds.kernel.state import EditedLayer, KernelState
 from lifelong_edit.kinds.kernel.write import KernelChange
 from lifelong_edit.store import History
-from lifelong_edit.tracking.figures import finite
+from lifelong_edit.tracking.scores import finite
 
 SHOWN = 10  # older edits, those a change interferes with most
 KEPT = 50  # flagged facts, and collisions, that an entry keeps of each weight

@@ -10,7 +10,7 @@ import pytest
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store.bodies import Body
+from lifelong_edit.store.ledger import Body
 from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.watch import Watch
 from tests.engine.change.test_budget import ANYTHING

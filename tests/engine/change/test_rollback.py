@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lifelong_edit import methods
-from lifelong_edit.algebra.columns import Pair
+from lifelong_edit.algebra.system import Pair
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifelong_edit.algebra.columns import Columns
+from lifelong_edit.algebra.system import Columns
 from lifelong_edit.algebra.telemetry import collisions
 from lifelong_edit.datasets.jsonl import MAX_LINE, SourcedRequest, micro_batches, read_requests
 from lifelong_edit.engine import LifelongEditor
@@ -20,7 +20,7 @@ from lifelong_edit.engine.estimate.sources import survey
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kernel import forecast
-from lifelong_edit.model.subject import encode
+from lifelong_edit.model.tokens import encode
 from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import score_continuations
 from tests.engine.editors import WORK, edited

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.inspect.blast_radius import BlastRadius, Shift
+from lifelong_edit.engine.change.commit import BlastRadius, Shift
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tracking.scores import Score, score_continuations
 from tests.engine.editors import (

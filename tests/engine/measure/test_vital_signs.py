@@ -13,9 +13,8 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.drift import measure_next_tokens, measure_texts, next_log_probabilities
-from lifelong_edit.tracking.figures import Figure
 from lifelong_edit.tracking.health import HealthLimits
-from lifelong_edit.tracking.scores import score_continuations
+from lifelong_edit.tracking.scores import Figure, score_continuations
 from tests.engine.change.test_budget import ANYTHING, PROMPTS, watched_editor
 from tests.engine.editors import digest, edited
 from tests.models import SENTENCES

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.state.provenance import software
+from lifelong_edit.engine.state.session import software
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.model.subject import encode
+from lifelong_edit.model.tokens import encode
 from lifelong_edit.tracking.scores import score_continuations
 from tests.store.stores import FORMAT_1, old_store
 

@@ -15,7 +15,7 @@ from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kernel import state as layers
 from lifelong_edit.kinds.kernel.cache import NAME
-from lifelong_edit.store.records import decode, encode
+from lifelong_edit.store.objects import decode, encode
 from tests.engine.editors import EVERY_KIND, KINDS, WORK, base_model, digest, edited, live, lived_in
 from tests.obstacles import endless, never_waiting
 from tests.reliability.damage import flipped

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from lifelong_edit.algebra.columns import Columns
-from lifelong_edit.algebra.objective import Memory
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
+from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.algebra.telemetry import BaseSize
-from lifelong_edit.kinds.kernel.record import record_of
-from lifelong_edit.kinds.kernel.state import Batches, EditedLayer, KernelState, Placed, survived
+from lifelong_edit.kinds.kernel.state import Batches, EditedLayer, KernelState, Placed, record_of, survived
 from lifelong_edit.kinds.kernel.telemetry import read_out
 from lifelong_edit.store import Column
 from tests.algebra.elsewhere import assert_computed_there, place

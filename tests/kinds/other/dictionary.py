@@ -18,7 +18,7 @@ from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.kinds.kind import Change, Head, How, Kind, State
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Column, Entry, History, Store
-from lifelong_edit.store.records import TensorRecord, read_record
+from lifelong_edit.store.objects import TensorRecord, read_record
 
 NEAR = 1e-3  # of a key's length: what batching and padding change in it is less
 Pair = tuple[Tensor, Tensor]  # key [d_in], value [d_out]; float64
