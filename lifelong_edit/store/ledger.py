@@ -485,8 +485,10 @@ def _fields(kind: Any) -> dict[str, Check]:
 
 PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {float, int}, type(None): {type(None)}}
 FIELDS = _fields(Body)
-PINNED = ("config", "fingerprint", "base_weights", "contexts", "statistics", "calibration", "seed")
+PINNED = ("config", "fingerprint", "base_weights", "contexts", "seed")
 """What the first entry of every store says."""
+PINNED_BY_KERNEL = ("statistics", "calibration")
+"""What it says beside in a store of the kernel kind."""
 
 
 def added_facts(body: Body) -> list[AddedFact]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lifelong_edit.errors import StoreCorrupt
 from lifelong_edit.facts import canonical_json
-from lifelong_edit.store import GENESIS, KernelRecord, Store, read_record, records
+from lifelong_edit.store import GENESIS, KernelRecord, Store, objects, read_record
 from lifelong_edit.store.objects import MAX_HEADER
 from tests.reliability.specimens import WEIGHT, delta_record, edit_body, edit_record
 
@@ -235,7 +235,7 @@ def test_a_long_header_is_refused_from_its_first_eight_bytes(monkeypatch: pytest
     """1.6 million empty tensors, which safetensors alone would take 1.3 GB to load."""
     opened: list[object] = []
     for name in ("_checked_header", "load"):
-        monkeypatch.setattr(records, name, opened.append)
+        monkeypatch.setattr(objects, name, opened.append)
     data = crowd(1_600_000)
     peak, _ = refused(lambda: read_record(data))
     refused(lambda: read_record(data[:8] + bytes(MAX_HEADER + 1)))

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from lifelong_edit.errors import StoreCorrupt
-from lifelong_edit.store import GENESIS, KernelRecord, Store, records
+from lifelong_edit.store import GENESIS, KernelRecord, Store, objects
 from lifelong_edit.store.verify import inspect
 from tests.reliability.damage import damaged, flipped
 from tests.reliability.specimens import contents, delta_record, edit_body, edit_record, make_store
@@ -24,8 +24,8 @@ DAMAGES = 1_000
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What was given to the parser of records."""
     given: list[bytes] = []
-    decode = records.decode
-    monkeypatch.setattr(records, "decode", lambda data: (given.append(data), decode(data))[1])
+    decode = objects.decode
+    monkeypatch.setattr(objects, "decode", lambda data: (given.append(data), decode(data))[1])
     return given
 
 

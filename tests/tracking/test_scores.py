@@ -11,8 +11,9 @@ import torch
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.model import tokens as passes
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.tracking import passes, scores
+from lifelong_edit.tracking import scores
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from lifelong_edit.tracking.scores import (
     METRICS,

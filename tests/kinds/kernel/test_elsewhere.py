@@ -67,7 +67,7 @@ COMPUTED: dict[str, Callable[[Problem, Memory], Any]] = {
     "weights without a batch": lambda p, memory: left_out(p, memory).weights,
     "telemetry": telemetry,
     "digest": lambda p, memory: folded(p, memory).digest,
-    "distance": lambda p, memory: folded(p, memory).layers[0].distance(p.weight),
+    "away": lambda p, memory: folded(p, memory).layers[0].away(p.weight),
     "lost in a cast": lost,
     "record": lambda p, m: record_of(delta(p, m, {}), {NAME: folded(p, m).layers[0].whole}, ()).to_bytes(),
 }
