@@ -1,7 +1,7 @@
 """The ledger of a store: entries, each with the digest of the one before it, in an append-only SQLite file.
 
-The body of an entry is a JSON object (`Body`): `misfit` checks it as it is read, since anybody can rewrite a ledger and
-give it digests that agree. That a body fits the entries before it, `history` checks.
+The body of an entry is a JSON object (`Body`); its types tell what this version writes and do not check what is read.
+That a body is whole, its digest says; that it fits the entries before it, `history` checks.
 
 The kinds of entries:
 
@@ -28,14 +28,13 @@ import json
 import platform
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, TypedDict, cast
 
 from sqlite_utils import Database
 
@@ -118,10 +117,6 @@ class Entry:
             sound = False
         if not sound:
             raise StoreCorrupt(f"ledger entry {seq} is not what its digest says. Restore the ledger from a backup.")
-        if odd := misfit(body):
-            raise StoreCorrupt(
-                f"ledger entry {seq}: its field {odd!r} is of another type than its own. Restore a backup."
-            )
         return cls(seq, digest, prev, body)
 
 
@@ -317,14 +312,6 @@ def _connect(path: Path, mode: str, patience: float) -> Database:
         return Database(connection, recursive_triggers=True, execute_plugins=False)
 
 
-class Config(TypedDict):
-    """What is read of a store's settings without the engine, whose `EditorSettings` they are."""
-
-    layers: list[int]
-    memory: str
-    targets: str
-
-
 class AddedFact(TypedDict):
     """A fact in the entry that adds it; `request` is what `EditRequest.to_dict` gives."""
 
@@ -391,7 +378,7 @@ class Body(TypedDict, total=False):
     requests: dict[str, str]  # digest of a request's content, by its id
 
     # init: settings, base model, and all that edits and measurements start from; by the number of the edited layer.
-    config: Config
+    config: dict[str, Any]
     fingerprint: str
     base_weights: str
     contexts: list[str]
@@ -435,60 +422,6 @@ class Body(TypedDict, total=False):
     # tag: the name, and the seq of the entry that has it.
     tag: str
     target: int
-
-
-Check = Callable[[Any], bool]
-
-
-def misfit(body: Mapping[str, Any]) -> str | None:
-    """The name of the first field that has not the type it is written with; None when all have. Others may be there."""
-    return next((name for name in FIELDS.keys() & body.keys() if not FIELDS[name](body[name])), None)
-
-
-def _check(kind: Any) -> Check:
-    """A function that tells whether a JSON value is of a type: plain, a union, a list, a mapping from texts."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if plain := _plain(kind):
-        return lambda value: type(value) in plain
-    if is_typeddict(kind):
-        fields, required = _fields(kind), kind.__required_keys__
-        return lambda value: (
-            isinstance(value, dict)
-            and required <= value.keys()
-            and all(fields[name](item) for name, item in value.items() if name in fields)
-        )
-    if origin is list:
-        each = _check_all(inner[0])
-        return lambda value: isinstance(value, list) and each(value)
-    if origin is dict:
-        each = _check_all(inner[1])
-        return lambda value: isinstance(value, dict) and each(value.values())
-    choices = [_check(one) for one in inner]
-    return lambda value: not choices or any(check(value) for check in choices)
-
-
-def _check_all(kind: Any) -> Callable[[Iterable[Any]], bool]:
-    """The same for many values; of plain ones only the types are compared, as a ledger has very many numbers."""
-    check, plain = _check(kind), _plain(kind)
-    return (lambda values: set(map(type, values)) <= plain) if plain else (lambda values: all(map(check, values)))
-
-
-def _plain(kind: Any) -> set[type]:
-    """The types that a value of a plain type has, or of a union of plain ones; none for any other."""
-    parts = [PLAIN.get(one, set()) for one in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,))]
-    return set[type]().union(*parts) if all(parts) else set()
-
-
-def _fields(kind: Any) -> dict[str, Check]:
-    return {name: _check(hint) for name, hint in get_type_hints(kind).items()}
-
-
-PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {float, int}, type(None): {type(None)}}
-FIELDS = _fields(Body)
-PINNED = ("config", "fingerprint", "base_weights", "contexts", "seed")
-"""What the first entry of every store says."""
-PINNED_BY_KERNEL = ("statistics", "calibration")
-"""What it says beside in a store of the kernel kind."""
 
 
 def added_facts(body: Body) -> list[AddedFact]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
-from lifelong_edit.store.ledger import PINNED, PINNED_BY_KERNEL, Entry, Ledger
+from lifelong_edit.store.ledger import Entry, Ledger
 from lifelong_edit.store.objects import ObjectStore, disk_errors
 
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -224,8 +224,7 @@ class Store:
         entries = self.ledger.entries()
         if not entries:
             raise StoreError(f"The store in {self.layout.root} was never finished. Create it again in this folder.")
-        needed = PINNED if "memory_kind" in entries[0].body else (*PINNED, *PINNED_BY_KERNEL)
-        if entries[0].kind != "init" or not all(name in entries[0].body for name in needed):
+        if entries[0].kind != "init":
             raise StoreCorrupt("ledger entry 0 does not say what the store is pinned to. Restore a backup.")
         return entries
 

@@ -10,7 +10,7 @@ import pytest
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store.ledger import Body, Config
+from lifelong_edit.store.ledger import Body
 from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.watch import Watch
 from tests.engine.change.test_budget import ANYTHING
@@ -33,8 +33,6 @@ def misfits(value: Any, hint: Any, where: str = "body") -> Iterator[str]:
     elif is_typeddict(hint):
         fields = get_type_hints(hint)
         for name, own in value.items() if isinstance(value, dict) else [("", value)]:
-            if hint is Config and name not in fields:
-                continue  # the settings of an editor are checked where they are read
             yield from misfits(own, fields[name], f"{where}.{name}") if name in fields else [f"{where}.{name}: unknown"]
     elif origin is list and isinstance(value, list):
         for own in value:
