@@ -59,6 +59,8 @@ def no_lock() -> None:
     """Any number of writers at a time."""
 
     class NoLock:
+        held = True
+
         def __init__(self, _path: object) -> None: ...
         def close(self) -> None: ...
         def __enter__(self) -> NoLock:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.inspect import verify as audit
 from lifelong_edit.engine.state.probes import REFUSAL, WARNING, probe_distance
 from lifelong_edit.errors import ModelMismatch
 from lifelong_edit.kinds.kernel.state import KernelState
@@ -186,10 +185,7 @@ def test_a_replay_looks_at_every_seq(scratch: Path) -> None:
         editor.revert("second", probe=0)
         changes = [entry for entry in editor.history()[1:] if entry.weights]
         newest, every = editor.verify(), editor.verify(replay=True)
-        with patch.object(audit.platform, "machine", lambda: "another"):
-            elsewhere = editor.verify(replay=True)
     assert wrong is not None and (newest.rebuilt, every.rebuilt) == (1, len(changes)) and len(changes) == 4
     assert newest.problems == () and len(every.problems) == 1
     assert every.problems[0].startswith(f"entry {wrong.seq}: the fold has another weights digest")
-    assert elsewhere.problems == () and len(elsewhere.notes) == 1
     print(f"\n{every.rebuilt} of {len(changes)} digests recomputed; {every.problems[0]}")
