@@ -15,6 +15,7 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from tests.models import SENTENCES, small_editable
 
+PATIENCE = 600  # seconds that something may take on a busy machine; only what hangs takes longer
 CONTEXTS = ("In 1912 he lives in Oran. ", "The river. ")
 REQUESTS = (
     EditRequest("{} was born in", "Ada Quill", "Marn", id="ada"),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.samples import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 README, TOUR = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/tour.md"))
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
@@ -71,7 +73,7 @@ def test_the_tour_prints_what_it_shows(tmp_path: Path) -> None:
             continue
         assert words[0] == "lifelong-edit", command
         line = [sys.executable, "-m", "lifelong_edit", *words[1:]]
-        run = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        run = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert run.returncode == 0, f"{command}\n{run.stderr}"
         assert told(run.stdout) == told(expected), command
 

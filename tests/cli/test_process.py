@@ -13,7 +13,7 @@ import pytest
 
 from lifelong_edit.cli import history
 from tests.cli.conftest import Place
-from tests.samples import REQUESTS
+from tests.samples import PATIENCE, REQUESTS
 
 RUN = "from lifelong_edit.cli.main import main; main()"
 RUN_AND_TELL = """
@@ -66,7 +66,7 @@ def test_an_interrupted_stream_keeps_what_it_told(place: Place) -> None:
         process.stdin.flush()
         told = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE) == 130
         said = process.stderr.read().decode()
     assert said.splitlines()[-1].startswith("interrupted: ") and "Traceback" not in said
     assert place.entries()[-1].digest == told["entry"]["digest"]

@@ -21,6 +21,7 @@ import pytest
 
 from lifelong_edit.cli import share
 from tests.cli.conftest import Place
+from tests.samples import PATIENCE
 
 
 def free_port() -> int:
@@ -34,7 +35,7 @@ def answered(url: str, server: subprocess.Popen[str]) -> Any:
     """The JSON at `url`, once the server listens."""
     while server.poll() is None:
         try:
-            with urlopen(url, timeout=30) as answer:
+            with urlopen(url, timeout=PATIENCE) as answer:
                 return json.load(answer)
         except URLError:
             time.sleep(0.1)
@@ -56,7 +57,7 @@ def serving(command: list[str], environment: dict[str, str]) -> Iterator[subproc
 
 def status(port: int, host: str) -> int:
     """What a request with this Host header is answered."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", "/history/entries.json", headers={"Host": host})
     with closing(connection):
         return connection.getresponse().status
@@ -76,7 +77,7 @@ def test_the_history_is_served_searched_and_left_alone(made: Place, tmp_path: Pa
         back = answered(f"http://127.0.0.1:{port}/history/taken_back.json?_shape=array", server)
         assert [(row["id"], row["reason"]) for row in back] == [("emile", "was wrong")]
         os.killpg(server.pid, signal.SIGINT)
-        told, _ = server.communicate(timeout=60)
+        told, _ = server.communicate(timeout=PATIENCE)
         assert server.returncode == 0 and f"http://127.0.0.1:{port}" in told
     assert (made.store / "ledger.db").read_bytes() == ledger and not list(tmp_path.iterdir())
 
@@ -93,7 +94,7 @@ def test_a_kept_database_is_served_with_its_queries(made: Place, tmp_path: Path)
     kept = made.ok("ui", "--to", str(tmp_path / "new" / "kept.db"), "--json").json
     command = [sys.executable, "-m", "datasette", "serve", kept["database"], "--metadata", kept["metadata"]]
     asked = [*command, "--get", "/kept/taken_back.json?_shape=array"]
-    answer = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True).stdout
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert [row["id"] for row in json.loads(answer)] == ["emile"]
 
 

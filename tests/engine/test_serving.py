@@ -22,7 +22,7 @@ from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import StoreError
 from lifelong_edit.facts import EditRequest
 from tests.engine.editors import base_model, digest, edited
-from tests.samples import REQUESTS
+from tests.samples import PATIENCE, REQUESTS
 
 PROMPTS = ["Ada Quill", "The mother tongue of Émile Zorn is not what Bo Lund speaks near the river", "In 1912"] * 8
 EDITS = [
@@ -126,7 +126,7 @@ def test_the_example_serves_and_edits_at_once(tmp_path: Path) -> None:
         address = f"http://127.0.0.1:{service.server_port}/"
 
         def ask(prompt: str = "", data: bytes | None = None) -> Any:
-            with urlopen(f"{address}?prompt={quote(prompt)}", data, timeout=60) as reply:
+            with urlopen(f"{address}?prompt={quote(prompt)}", data, timeout=PATIENCE) as reply:
                 return json.load(reply)
 
         def visit() -> None:

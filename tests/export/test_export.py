@@ -22,7 +22,7 @@ from lifelong_edit.export import export_delta, export_hf, export_jsonl, export_p
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from tests.reliability.mounts import small_disk
-from tests.samples import REQUESTS, lively_editable, new_editor
+from tests.samples import PATIENCE, REQUESTS, lively_editable, new_editor
 
 PROMPTS = [request.question for request in REQUESTS] + ["The river"]
 ALONE = """
@@ -60,7 +60,7 @@ def alone(folder: Path, adapter: Path | str, out: Path) -> dict[str, torch.Tenso
         capture_output=True,
         text=True,
         cwd=out.parent,
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return load_file(out)

@@ -18,6 +18,7 @@ from lifelong_edit.errors import LifelongEditError, StoreCorrupt, StoreError
 from lifelong_edit.store import GENESIS, Store, lives
 from tests.reliability.damage import tampering
 from tests.reliability.specimens import digest_of, make_store
+from tests.samples import PATIENCE
 
 pytestmark = pytest.mark.reliability
 SEED = 11
@@ -255,4 +256,4 @@ def test_entries_that_never_end_are_refused(root: Path, read_only: bool) -> None
         "except LifelongEditError as error: sys.exit(error.exit_code)"
     )
     arguments = [sys.executable, "-c", code, str(root), "yes" * read_only]
-    assert subprocess.run(arguments, timeout=10).returncode == 4
+    assert subprocess.run(arguments, timeout=PATIENCE).returncode == 4

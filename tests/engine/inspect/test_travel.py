@@ -22,7 +22,7 @@ from lifelong_edit.store import KernelRecord, ObjectStore
 from tests.engine.editors import base_model, digest, edited, lived_in
 from tests.engine.inspect.test_verify import tampered, with_part
 from tests.reliability.damage import flipped
-from tests.samples import REQUESTS
+from tests.samples import PATIENCE, REQUESTS
 
 ELSEWHERE = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"}
 VISIT = """
@@ -133,7 +133,7 @@ def test_a_store_is_edited_on_another_processor_and_comes_back(tmp_path: Path) -
     editable.tokenizer.save_pretrained(model)
     lived_in(root).close()
     line = [sys.executable, "-W", "error:The weights rebuilt", "-c", VISIT, str(root), str(model)]
-    there = subprocess.run(line, env={**os.environ, **ELSEWHERE}, capture_output=True, text=True, timeout=600)
+    there = subprocess.run(line, env={**os.environ, **ELSEWHERE}, capture_output=True, text=True, timeout=PATIENCE)
     assert there.returncode == 0, there.stderr
     assert json.loads(there.stdout) == [[], [], 4, 1]
     with LifelongEditor.open(root, model) as editor:
