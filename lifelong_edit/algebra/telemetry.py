@@ -13,8 +13,9 @@ diagonal block t of V' is the L of batch t, and above its diagonal blocks V is U
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,10 @@ from lifelong_edit.algebra.system import Columns, Memory, Pair
 from lifelong_edit.errors import SolveError
 
 COLLISION = 0.99  # whitened cosine from which two keys are reported
+SAME = 1e-9  # of the largest size: sizes nearer to each other than this are equal
 ITERATIONS = 10  # of a norm's power iteration
+
+Item = TypeVar("Item", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,12 @@ def residual_parts(batches: Sequence[Columns], pairs: Sequence[Pair], position: 
     parts[:, own] = asked - moved[:, : own + 1].sum(dim=1)
     parts[:, :own] = 0.0
     return parts
+
+
+def largest_first(sizes: Mapping[Item, float]) -> list[Item]:
+    """The items by falling size. Those whose sizes differ by no more than rounding stay in the order they are given."""
+    unit = SAME * max(map(abs, sizes.values()), default=0.0) or 1.0
+    return sorted(sizes, key=lambda item: -round(sizes[item] / unit))
 
 
 def collisions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lifelong_edit.algebra.telemetry import (
     Collision,
     Telemetry,
     collisions,
+    largest_first,
     residual_parts,
     singular_values,
     telemetry,
@@ -390,3 +392,17 @@ def test_a_singular_system_is_refused_by_name(memory: Memory) -> None:
     )
     with pytest.raises(SolveError, match=r"singular at 'fact-1'.*ridge"):
         seen(twice, memory, pairs)
+
+
+def test_the_largest_is_first_and_equals_keep_their_order() -> None:
+    assert largest_first({"a": 0.1, "b": 3.0, "c": -7.0, "d": 0.2}) == ["b", "d", "a", "c"]
+    assert largest_first({"b": 0.0, "a": 0.0}) == ["b", "a"] and largest_first({}) == []
+
+
+@given(st.lists(st.integers(-5, 5), max_size=12), st.sampled_from([1e-20, 1.0, 1e6]), st.randoms(use_true_random=False))
+def test_rounding_changes_no_order(sizes: list[int], scale: float, noise: random.Random) -> None:
+    exact = {place: size * scale for place, size in enumerate(sizes)}
+    rounded = {place: size + noise.uniform(-1e-14, 1e-14) * scale for place, size in exact.items()}
+    assert largest_first(exact) == sorted(exact, key=lambda place: -exact[place])
+    if any(sizes):
+        assert largest_first(rounded) == largest_first(exact)

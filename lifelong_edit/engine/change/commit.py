@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lifelong_edit.algebra.telemetry import largest_first
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.kinds.kind import Change
@@ -163,12 +164,12 @@ def predicted(session: Session, change: Change) -> BlastRadius:
     changed = {id for id, fact in after.facts.items() if fact != before.facts.get(id)} | set(change.rewritten)
     others = [id for id in before.active if id not in changed]
     shifts = session.kind.shifts(session.head, change, others)
-    ordered = sorted(shifts.items(), key=lambda item: -item[1])
     recomputed = session.kind.recomputed(session.head, change)
     gone = [before.facts[id].seq for id in changed if id in before.active]
     later = {c.seq for c in before.columns if gone and c.seq > min(gone) and c.facts & set(others)}
     saw = tuple(sorted(later)) if session.settings.targets == "live" else ()
-    return BlastRadius(tuple(Shift(id, after.facts[id].seq, size) for id, size in ordered), recomputed, saw)
+    ordered = tuple(Shift(id, after.facts[id].seq, shifts[id]) for id in largest_first(shifts))
+    return BlastRadius(ordered, recomputed, saw)
 
 
 def target_scores(session: Session, shifts: Sequence[Shift]) -> list[Score]:

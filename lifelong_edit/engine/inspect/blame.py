@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lifelong_edit.algebra.telemetry import largest_first
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.kinds.kind import State
@@ -94,7 +95,7 @@ def blame(session: Session, prompt: str, count: int = 5) -> Blame:
         raise RequestError("The prompt is empty. Give the text whose continuation you want explained.")
     shares, moved = kind.shares(head, prompt)
     said = _answer(session, session.state, prompt)
-    top = sorted(shares, key=lambda slot: -abs(shares[slot]))[:count]
+    top = largest_first({slot: abs(share) for slot, share in shares.items()})[:count]
     found = [_blamed(session, slot, shares[slot], prompt, said) for slot in top]
     return Blame(prompt, said, _answer(session, kind.base, prompt), moved, tuple(found))
 
@@ -109,7 +110,7 @@ def forgotten(session: Session, name: str) -> Forgotten:
         raise RequestError(f"fact {fact.id!r} is {status}, so no edit made the model forget it. Name an active edit.")
     shares, own, missing = kind.suspects(head, fact.id)
     found = {seq: Suspect(seq, share, _facts(session, seq)) for seq, share in shares.items()}
-    later = sorted((one for seq, one in found.items() if seq > own), key=lambda one: -one.share)
+    later = [found[seq] for seq in largest_first(shares) if seq > own]
     base, now, without = (
         _answer(session, kind.base, fact.question),
         _answer(session, session.state, fact.question),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.system import solve_whole
 from lifelong_edit.algebra.telemetry import residual_parts
+from lifelong_edit.kinds.deviation import ROUNDING
 from lifelong_edit.kinds.kernel.state import EditedLayer
 from lifelong_edit.kinds.kind import Head
 from lifelong_edit.model.editable import EditableModel
@@ -43,7 +44,8 @@ def shares(kernel: Kernel, head: Head, prompt: str) -> tuple[dict[str, float], f
 def suspects(kernel: Kernel, head: Head, fact: str) -> tuple[dict[int, float], int, float]:
     """To each batch its share of what the weights miss of a fact's value, the fact's own batch, and how much it is.
 
-    A share is <part, missing> / |missing|^2 over the edited layers; they sum to 1. How much is |v - W k| / |v - W_0 k|.
+    A share is <part, missing> / |missing|^2 over the edited layers; they sum to 1, and are 0 where nothing but rounding
+    is missing. How much is |v - W k| / |v - W_0 k|.
     """
     state = kernel.state_of(head)
     value = head.history.chains()[head.history.facts[fact].slot][-1]
@@ -58,7 +60,8 @@ def suspects(kernel: Kernel, head: Head, fact: str) -> tuple[dict[int, float], i
         square += float(missing.square().sum())
         asked += float(layer.whole.base_residuals[:, position].square().sum())
     own = next(seq for seq, batch in state.one.batches.items() if any(placed.value == value for placed in batch))
-    return {seq: along / max(square, TINY) for seq, along in found.items()}, own, (square / max(asked, TINY)) ** 0.5
+    how_much = (square / max(asked, TINY)) ** 0.5
+    return {seq: along / square if how_much > ROUNDING else 0.0 for seq, along in found.items()}, own, how_much
 
 
 def _parts(layer: EditedLayer, inputs: Tensor, slots: Sequence[str]) -> tuple[Tensor, float]:

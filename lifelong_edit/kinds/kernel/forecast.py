@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lifelong_edit.algebra.system import Columns, Memory
-from lifelong_edit.algebra.telemetry import collisions
+from lifelong_edit.algebra.telemetry import collisions, largest_first
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.facts import canonical_json
@@ -76,7 +76,7 @@ def _near(kernel: Kernel, head: Head, rehearsed: Rehearsed, planned: Planned) ->
             one, other = (min(placed[i].value.facts) for i in (pair.earlier, pair.later))
             apart = _apart(columns.take([pair.earlier, pair.later]))
             found.append(Near(layer.name, one, other, pair.cosine, apart))
-    return tuple(sorted(found, key=lambda pair: -abs(pair.cosine)))
+    return tuple(largest_first({pair: abs(pair.cosine) for pair in found}))
 
 
 def _capacities(kernel: Kernel, head: Head, rehearsed: Rehearsed, planned: Planned) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lifelong_edit.algebra.system import Columns, Pair
-from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, risks, telemetry
+from lifelong_edit.algebra.telemetry import BaseSize, Telemetry, largest_first, risks, telemetry
 from lifelong_edit.kinds.kernel.state import EditedLayer, KernelState
 from lifelong_edit.kinds.kernel.write import KernelChange
 from lifelong_edit.store import History
@@ -63,7 +63,7 @@ def _kept(change: KernelChange, layer: EditedLayer, read: Telemetry, delta: Pair
     own = _by_fact(change.history, layer, read.residual)
     names = [min(placed.value.facts) for placed in layer.placed]
     risk = _by_fact(change.history, layer, risks(read))
-    flagged = sorted((id for id in risk if risk[id] > 0), key=lambda id: -risk[id])
+    flagged = largest_first({id: value for id, value in risk.items() if value > 0})
     figures = {
         "capacity": read.capacity,
         "preservation": read.preservation,
@@ -99,8 +99,8 @@ def _interference(layer: EditedLayer, delta: Pair, body: Mapping[str, Any]) -> l
     for placed, share in zip(layer.placed, _moved(columns, delta).tolist(), strict=True):
         if math.isfinite(share) and not placed.value.facts & written:
             moved.setdefault(placed.place.seq, []).append(share)
-    means = [[seq, sum(own) / len(own)] for seq, own in moved.items()]
-    return sorted(means, key=lambda one: -one[1])[:SHOWN]
+    means = {seq: sum(own) / len(own) for seq, own in moved.items()}
+    return [[seq, means[seq]] for seq in largest_first(means)[:SHOWN]]
 
 
 def _moved(columns: Columns, delta: Pair) -> Tensor:
