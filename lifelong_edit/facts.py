@@ -20,10 +20,17 @@ MAX_PROMPT = 2_000
 MAX_TARGET = 200
 MAX_NAME = 500  # of a subject or an id
 MAX_TEXTS = 100  # in a list that measures the edit; CounterFact has 10
+MAX_WORDINGS = 20
 SUBJECT_SLOT = "{}"
 REQUIRED = ("prompt", "subject", "target_new")
 LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET}
-LISTS = {"paraphrase_prompts": 1, "neighborhood_prompts": 1, "attribute_prompts": 2, "generation_prompts": 1}
+LISTS = {
+    "paraphrase_prompts": 1,
+    "neighborhood_prompts": 1,
+    "attribute_prompts": 2,
+    "generation_prompts": 1,
+    "wordings": 1,
+}
 LETTER = re.compile(r"[^\W\u2e80-\U0003ffff]")  # of scripts that part words by blanks
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: they steer a terminal
 STOPS = ".,;:!?%\u2026\u061f\u060c\u061b\u0964\u0965\u0589"  # marks after a sentence or a part of one
@@ -81,13 +88,16 @@ class EditRequest:
     """One fact to write, in CounterFact's terms.
 
     `prompt` holds ``{}`` once, where the subject goes, and ends where the target begins; `target_new` is the
-    wanted continuation: `TextRule` puts a blank before it where a word needs one. The other texts are only used to
-    measure the edit: `paraphrase_prompts` are whole prompts about the subject, `attribute_prompts` whole prompts with
-    an answer of their own that the edit should leave, `neighborhood_prompts` prompts about other subjects whose answer
-    is `target_true`.
+    wanted continuation: `TextRule` puts a blank before it where a word needs one. `wordings` are further prompts of
+    the same form that the edit is written through, so that it holds in other words too.
+
+    The other texts are only used to measure the edit: `paraphrase_prompts` are whole prompts about the subject,
+    `attribute_prompts` whole prompts with an answer of their own that the edit should leave, `neighborhood_prompts`
+    prompts about other subjects whose answer is `target_true`.
 
     Raises `RequestError` on construction when a text is none, empty, too long, not valid Unicode or holds control
-    characters, when a list is too long, or when the prompt has no single ``{}``.
+    characters, when a list is too long, when the prompt or a wording has no single ``{}``, or when a wording is the
+    prompt, another wording, or what a prompt that measures the edit ends with.
     """
 
     prompt: str
@@ -99,6 +109,7 @@ class EditRequest:
     neighborhood_prompts: tuple[str, ...] = ()
     attribute_prompts: tuple[tuple[str, str], ...] = ()
     generation_prompts: tuple[str, ...] = ()
+    wordings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in REQUIRED:
@@ -109,11 +120,8 @@ class EditRequest:
         for name, depth in LISTS.items():
             object.__setattr__(self, name, _frozen(getattr(self, name), depth))
             _check_texts(self, name, 2 if depth == 2 else None)
-        if self.prompt.count(SUBJECT_SLOT) != 1:
-            raise RequestError(
-                f"{self._where()}: the prompt must hold {{}} exactly once, where the subject goes: "
-                f"{self.prompt[:80]!r}. Write the subject's place as {{}}."
-            )
+        _check_slot(self, "the prompt", self.prompt)
+        _check_wordings(self)
         if self.id is not None and self.id != " ".join(self.id.split()):
             raise RequestError(
                 f"{self._where()}: the id begins or ends with a blank, or holds a line break, a tab or two blanks in "
@@ -243,10 +251,11 @@ def _check_texts(request: EditRequest, name: str, size: int | None) -> None:
         raise RequestError(
             f"{request._where()}: {name} must be a list of {'texts' if size is None else f'lists of {size} texts'}."
         )
-    if isinstance(listed, tuple) and len(listed) > MAX_TEXTS:
+    limit, use = (MAX_WORDINGS, "written") if name == "wordings" else (MAX_TEXTS, "measured after every edit")
+    if isinstance(listed, tuple) and len(listed) > limit:
         raise RequestError(
-            f"{request._where()}: {name} has {len(listed)} items, the limit is {MAX_TEXTS}. "
-            "Each of them is measured after every edit; keep the telling ones."
+            f"{request._where()}: {name} has {len(listed)} items, the limit is {limit}. "
+            f"Each of them is {use}; keep the telling ones."
         )
     for text in (text for group in groups for text in group):
         _check_text(request, name, text)
@@ -275,3 +284,38 @@ def _check_text(request: EditRequest, name: str, text: object) -> None:
             f"{request._where()}: {name} holds the control character {control.group()!r} at character "
             f"{control.start() + 1}. Remove it."
         )
+
+
+def _check_slot(request: EditRequest, name: str, prompt: str) -> None:
+    if prompt.count(SUBJECT_SLOT) != 1:
+        raise RequestError(
+            f"{request._where()}: {name} must hold {{}} exactly once, where the subject goes: "
+            f"{prompt[:80]!r}. Write the subject's place as {{}}."
+        )
+
+
+def _check_wordings(request: EditRequest) -> None:
+    """Every wording adds a text to write, and none is scored: a score of what was written would say nothing new."""
+    attributes = (prompt for prompt, _ in request.attribute_prompts)
+    scored = *request.paraphrase_prompts, *request.neighborhood_prompts, *request.generation_prompts, *attributes
+    endings = [f" {_spelt(prompt)}" for prompt in scored]
+    written = {_spelt(request.question): "the prompt itself"}
+    for wording in request.wordings:
+        _check_slot(request, "each of the wordings", wording)
+        text = _spelt(wording.replace(SUBJECT_SLOT, request.subject))
+        if text in written:
+            raise RequestError(
+                f"{request._where()}: one of the wordings, {wording[:80]!r}, is {written[text]}. Leave it out."
+            )
+        written[text] = "there twice"
+        # Behind a sentence, as CounterFact puts its paraphrases, it is still the text that was written.
+        if measured := next((prompt for prompt in endings if prompt.endswith(f" {text}")), None):
+            raise RequestError(
+                f"{request._where()}: one of the wordings, {wording[:80]!r}, stands in {measured[1:81]!r}, which "
+                "measures the edit. Leave one of the two out: a score of a prompt that was written says nothing new."
+            )
+
+
+def _spelt(text: str) -> str:
+    """The text in one spelling of blanks and capitals, in which two prompts are compared."""
+    return " ".join(text.split()).casefold()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,7 @@ from lifelong_edit.facts import (
     MAX_PROMPT,
     MAX_TARGET,
     MAX_TEXTS,
+    MAX_WORDINGS,
     EditRequest,
     TextRule,
     canonical_digest,
@@ -36,6 +37,7 @@ FULL = EditRequest(
     neighborhood_prompts=("Bo Lund lives in", "Ada lives in"),
     attribute_prompts=(("Émile Zorn speaks", "Veltish"),),
     generation_prompts=("Émile Zorn",),
+    wordings=("The home of {} is in", "{} dwells in"),
 )
 
 
@@ -120,6 +122,50 @@ def test_what_is_asked_is_prompt_and_subject_whatever_the_target() -> None:
     assert EditRequest("{} is", "Ada", "Marn").statement != EditRequest("{} was", "Ada", "Marn").statement
 
 
+def test_wordings_say_how_a_fact_is_written_and_not_which() -> None:
+    plain, worded = replace(FULL, id=None, wordings=()), replace(FULL, id=None)
+    assert worded != plain and worded.statement == plain.statement
+    for rule in TextRule:
+        assert worded.canonical(rule) == plain.canonical(rule)
+        assert worded.resolved_id(rule) == plain.resolved_id(rule)
+
+
+SCORED = {
+    "paraphrase_prompts": ["Émile Zorn dwells in"],
+    "neighborhood_prompts": ["Bo Lund dwells in", " Émile  Zorn\ndwells in "],
+    "attribute_prompts": [["Émile Zorn Dwells in", "Oran"]],
+    "generation_prompts": ["The river rose.\n\nÉmile Zorn dwells in"],
+}
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_what_measures_an_edit_is_never_written(name: str) -> None:
+    sound = {**FULL.to_dict(), "wordings": ["{} dwells in"]}
+    assert EditRequest.from_dict(sound).wordings == ("{} dwells in",)
+    with pytest.raises(RequestError, match=r"'r-1'.*wordings, '{} dwells in',.*measures the edit. Leave one"):
+        EditRequest.from_dict({**sound, name: SCORED[name]})
+
+
+def test_what_measures_an_edit_may_hold_a_wording_elsewhere() -> None:
+    for scored in ("Émile Zorn dwells in a house in", "Neither Pémile Zorn dwells in", "dwells in"):
+        request = replace(FULL, paraphrase_prompts=(scored,), wordings=("{} dwells in",))
+        assert request.wordings == ("{} dwells in",)
+
+
+@pytest.mark.parametrize(
+    ("wordings", "told"),
+    [
+        ([FULL.prompt], "is the prompt itself. Leave it out"),
+        ([f" {FULL.prompt}\n"], "is the prompt itself. Leave it out"),
+        (["{} dwells in", "The home of {} is in", "{}  dwells in"], "is there twice. Leave it out"),
+    ],
+    ids=["the prompt", "the prompt with other blanks", "twice"],
+)
+def test_a_wording_that_adds_nothing_is_refused(wordings: list[str], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        EditRequest.from_dict({**FULL.to_dict(), "wordings": wordings})
+
+
 def test_canonical_json_is_one_text_for_one_value() -> None:
     assert canonical_json({"b": [1, "é"], "a": None}) == canonical_json({"a": None, "b": [1, "é"]})
     assert canonical_json({"a": 1}) == '{"a":1}'
@@ -180,6 +226,14 @@ def test_a_record_with_other_fields_is_refused_with_the_known_ones(values: dict[
         {"attribute_prompts": [["Ada", "x"]] * (MAX_TEXTS + 1)},
         {"generation_prompts": {"Ada": 1}},
         {"generation_prompts": b"Ada"},
+        {"wordings": "{} dwells in"},
+        {"wordings": [3]},
+        {"wordings": [""]},
+        {"wordings": ["{} \x9b2J"]},
+        {"wordings": ["{}" + "x" * MAX_PROMPT]},
+        {"wordings": ["Émile Zorn dwells in"]},
+        {"wordings": ["{} and {} dwell in"]},
+        {"wordings": [f"{{}} dwells in {number}" for number in range(MAX_WORDINGS + 1)]},
     ],
     ids=lambda wrong: ascii(wrong)[:50],
 )
@@ -192,6 +246,8 @@ def test_a_record_with_a_field_of_another_type_is_refused(wrong: dict[str, objec
 def test_lists_at_their_limit_are_accepted() -> None:
     listed = {**FULL.to_dict(), "paraphrase_prompts": ["x" * MAX_PROMPT] * MAX_TEXTS}
     assert len(EditRequest.from_dict(listed).paraphrase_prompts) == MAX_TEXTS
+    worded = {**FULL.to_dict(), "wordings": [f"{{}} dwells in {number}" for number in range(MAX_WORDINGS)]}
+    assert len(EditRequest.from_dict(worded).wordings) == MAX_WORDINGS
 
 
 def test_nested_lists_are_refused_whatever_the_depth() -> None:

@@ -234,6 +234,7 @@ def fact_text(
     rows: list[tuple[str, str | None]] = [
         ("fact", fact.id),
         ("asks", statement(fact)),
+        ("wordings", ", ".join(map(repr, fact.request.wordings))),
         ("before", fact.request.target_true),
         ("status", f"{fact.status}{by} since entry {fact.since}{', protected' if fact.protected else ''}"),
         ("value", _value_text(fact, value)),

@@ -17,8 +17,9 @@ from lifelong_edit.facts import LIMITS, EditRequest, with_slot
 class Draft:
     """An edit as its row has it, before any check.
 
-    `prompt` has ``{}`` or the subject itself; texts may be null, targets an object with `str`; in the lists null and
-    empty texts stand for nothing, and so do pairs without an answer. `checks` are (prompt, answer) pairs.
+    `prompt` and `wordings` have ``{}`` or the subject itself; texts may be null, targets an object with `str`; in the
+    lists null and empty texts stand for nothing, and so do pairs without an answer. `checks` are (prompt, answer)
+    pairs.
     """
 
     prompt: Any
@@ -30,6 +31,7 @@ class Draft:
     neighbours: Any = ()
     checks: Iterable[tuple[Any, Any]] = ()
     generations: Any = ()
+    wordings: Any = ()
 
 
 def request_of(draft: Draft) -> EditRequest:
@@ -64,6 +66,7 @@ def request_of(draft: Draft) -> EditRequest:
             _told(draft.neighbours),
             tuple((prompt, _trimmed(answer)) for prompt, answer in draft.checks if _says(prompt) and _says(answer)),
             _told(draft.generations),
+            _with_slots(_told(draft.wordings), subject),
         )
     except RequestError as error:
         raise RequestError(f"not a sound request: {error}") from None
@@ -119,6 +122,12 @@ def _told(texts: Any) -> Any:
     """Texts as a tuple without empty ones; anything else stays as it is, for `EditRequest` to refuse."""
     listed = (texts,) if texts is None or isinstance(texts, str) else texts
     return tuple(filter(_says, listed)) if isinstance(listed, (list, tuple)) else listed
+
+
+def _with_slots(texts: Any, subject: str) -> Any:
+    if not isinstance(texts, tuple):
+        return texts
+    return tuple(with_slot(text, subject) if isinstance(text, str) else text for text in texts)
 
 
 def _trimmed(text: Any) -> Any:

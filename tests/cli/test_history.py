@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Place
+from lifelong_edit.facts import EditRequest
+from tests.cli.conftest import Place, write_requests
 
 
 def test_the_log_is_newest_first_with_who_when_why_and_tags(made: Place) -> None:
@@ -48,6 +50,16 @@ def test_a_fact_is_shown_with_its_whole_life(made: Place) -> None:
     assert active["life"][-1]["became"] == "active now"
     body = made.entries()[1].body
     assert active["value"] == {"seq": 1, "facts": ["ada"], "loss": body["loss"][0], "steps": body["steps"][0]}
+
+
+def test_a_fact_is_shown_with_its_wordings(place: Place, tmp_path: Path) -> None:
+    worded = EditRequest("{} lies in", "Tarsis", "Oran", id="tarsis", wordings=("{} is a town in", "See {}, near"))
+    place.ok("apply", write_requests(tmp_path / "one.jsonl", [worded]), model=True)
+    assert "wordings  '{} is a town in', 'See {}, near'" in place.ok("show", "tarsis").out
+    assert place.ok("show", "tarsis", "--json").json["fact"]["request"] == worded.to_dict() | {
+        "wordings": list(worded.wordings)
+    }
+    assert "wordings" not in place.ok("show", "ada").out
 
 
 def test_a_fact_is_shown_with_what_the_model_said(made: Place) -> None:

@@ -269,7 +269,17 @@ SPECIMENS = {
             "target_new": "Oran",
             "id": "a",
             "attribute_prompts": [["Ada", "x"]],
+            "wordings": ["Ada dwells in", "the home of {} is", ""],
         },
-        (EditRequest("{} lives in", "Ada", "Oran", id="a", attribute_prompts=(("Ada", "x"),)),),
+        (
+            EditRequest(
+                "{} lives in",
+                "Ada",
+                "Oran",
+                id="a",
+                attribute_prompts=(("Ada", "x"),),
+                wordings=("{} dwells in", "the home of {} is"),
+            ),
+        ),
     ),
 }

@@ -51,6 +51,7 @@ ACCEPTED = {
     "target at its limit": written(target_new="x" * MAX_TARGET),
     "null for a text that may lack": written(target_true=None, id=None),
     "all fields": written(target_true="Oran", id="r-1", paraphrase_prompts=["Ada"], attribute_prompts=[["Ada", "x"]]),
+    "braces in a wording": written(wordings=["{0} {x.__class__} {} %s ${y} {{"]),
 }
 REFUSED = {  # line, and what its error says
     "bad utf-8": (b'{"prompt": "\xff"}', "not UTF-8"),
@@ -108,6 +109,11 @@ REFUSED = {  # line, and what its error says
     "no slot": (written(prompt="Ada was born in"), "exactly once"),
     "two slots": (written(prompt="{} and {} are in"), "exactly once"),
     "slot with a number": (written(prompt="{0} was born in"), "exactly once"),
+    "wording without a slot": (written(wordings=["Ada is from"]), "each of the wordings must hold {} exactly once"),
+    "wording that is scored": (written(wordings=["{} is"], paraphrase_prompts=["Ada Quill is"]), "measures the edit"),
+    "wording with a control character": (written(wordings=["{} \x1b"]), "wordings holds the control character"),
+    "text for wordings": (written(wordings="{} is from"), "must be a list of texts"),
+    "too many wordings": (written(wordings=["{} is"] * 21), "21 items, the limit is 20"),
     "empty prompt": (written(prompt=""), "prompt is empty"),
     "empty target": (written(target_new=""), "target_new is empty"),
     "blank target": (written(target_new=" \n\t"), "target_new is empty"),
@@ -147,6 +153,11 @@ SOUND = st.fixed_dictionaries(
         "id": SOUND_TEXTS.map(lambda text: " ".join(text.split())),
         **dict.fromkeys(LISTS, st.lists(SOUND_TEXTS, max_size=4)),
         "attribute_prompts": st.lists(st.lists(SOUND_TEXTS, min_size=2, max_size=2), max_size=3),
+        "wordings": st.lists(
+            SOUND_TEXTS.map("In other words, {{}} {}".format),
+            max_size=3,
+            unique_by=lambda text: " ".join(text.split()).casefold(),
+        ),
     },
 )
 
@@ -154,7 +165,9 @@ SOUND = st.fixed_dictionaries(
 @st.composite
 def objects(draw: st.DrawFn) -> bytes:
     """A sound request with some fields of any value."""
-    wrong = draw(st.dictionaries(st.sampled_from([*FACT, *NAMES, *LISTS, "attribute_prompts"]) | TEXTS, VALUES))
+    wrong = draw(
+        st.dictionaries(st.sampled_from([*FACT, *NAMES, *LISTS, "attribute_prompts", "wordings"]) | TEXTS, VALUES)
+    )
     text = json.dumps({**draw(SOUND), **wrong}, ensure_ascii=draw(st.booleans()))
     return text.encode("utf-8", "surrogatepass")
 
@@ -194,7 +207,8 @@ def check_request(request: EditRequest, said: dict[str, Any]) -> None:
     expected = {name: value for name, value in said.items() if value not in (None, [])}
     assert kept == {**expected, "id": said.get("id") or request.id}
     assert EditRequest.from_dict(kept) == request
-    assert request.prompt.count("{}") == 1 and len(request.prompt) <= MAX_PROMPT
+    for prompt in (request.prompt, *request.wordings):
+        assert prompt.count("{}") == 1 and len(prompt) <= MAX_PROMPT
     assert request.question[request.subject_start :].startswith(request.subject.rstrip())
     assert request.target_new.strip() and len(request.target_new) <= MAX_TARGET
     assert request.id and request.id.strip() == request.id

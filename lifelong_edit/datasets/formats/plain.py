@@ -30,6 +30,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
         _listed(row, "neighborhood_prompts"),
         [(prompt, answer) for prompt, answer in checks],
         _listed(row, "generation_prompts"),
+        _listed(row, "wordings"),
     )
 
 
