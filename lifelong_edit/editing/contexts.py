@@ -1,18 +1,32 @@
-"""Context prefixes: short texts sampled from the base model that stand before a prompt, so that an edit holds there.
+"""Context prefixes: short texts that stand before a prompt, so that an edit holds behind other text as well.
 
-Sampled once per store from its seed and kept in the ledger; a resumed run edits with the same ones. The published
-procedures (MEMIT, arXiv 2210.07229) sample them anew in every process.
+They are sentences of the user's own text, or sampled from the base model. Drawn once per store from its seed and kept
+in the ledger; a resumed run edits with the same ones. The published procedures (MEMIT, arXiv 2210.07229) sample them
+anew in every process.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import nsmallest
+
 import torch
 
+from lifelong_edit.facts import canonical_digest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.tokens import tokens
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 TOKENS, CHOICES = 10, 50
+
+SENTENCE_WORDS = range(5, 26)
+WORD = r"[^\W_]+(?:['’-][^\W_]+|[.,]\d+)*"  # letters and digits: "don't", "well-known", "1,500"
+SENTENCE = re.compile(rf"{WORD}(?:,? {WORD})*\.")
+# A capitalised or short word before a full stop may be an abbreviation ("Mr.", "etc."): it ends no sentence.
+SENTENCE_END = re.compile(r"([^\W\d_]{4,})[.!?][\"'”’)]*$")
+# WikiText parts "well @-@ known", "Marn ," and "Ada 's" by blanks.
+TOKENISED = ((re.compile(r" @(.)@ "), r"\1"), (re.compile(r" +(?=[,.;:!?]|'s\b|n't\b)"), ""))
 
 
 @torch.no_grad()
@@ -35,3 +49,44 @@ def sample_contexts(editable: EditableModel, count: int, seed: int) -> tuple[str
         text = OPENINGS[number % len(OPENINGS)] + sampled
         contexts.append(" ".join(text.replace("\ufffd", "").split()).rstrip(" .") + ". ")
     return tuple(contexts)
+
+
+def drawn_sentences(texts: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
+    """Draw `count` different sentences from the texts, or all of them when there are fewer; each ends in ``". "``.
+
+    Only whole, plain sentences of 5 to 25 words are drawn: no markup, brackets or quotes. Equal seeds draw equal ones,
+    whatever the order of the texts.
+    """
+    found = {sentence for text in texts for sentence in _sentences(text)}
+    return tuple(f"{sentence} " for sentence in _drawn(found, count, [seed]))
+
+
+def prefixes_for(pool: Sequence[str], slot_ids: tuple[int, ...], count: int, seed: int) -> tuple[str, ...]:
+    """Draw `count` prefixes of the pool for a slot (its token ids); all of the pool when it has no more than that.
+
+    Equal slots get equal prefixes, whatever else is edited: the facts of a slot share them.
+    """
+    return tuple(pool) if len(pool) <= count else tuple(_drawn(pool, count, [seed, *slot_ids]))
+
+
+def _drawn(choices: Iterable[str], count: int, seed: Sequence[int]) -> list[str]:
+    """The `count` choices whose digests with the seed are smallest: a draw that does not depend on their order."""
+    return nsmallest(count, choices, key=lambda choice: canonical_digest([*seed, choice]))
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """The plain sentences of a text."""
+    for tokenised, plain in TOKENISED:
+        text = tokenised.sub(plain, text)
+    words: list[str] = []
+    for line in text.splitlines():
+        # A line that does not go on in lower case may follow a heading or a list item: no sentence spans the two.
+        if words and not line.lstrip()[:1].islower():
+            words.append("\n")
+        for word in line.split():
+            words.append(word)
+            if (end := SENTENCE_END.search(word)) and end[1].islower():
+                sentence = " ".join(words)
+                if len(words) in SENTENCE_WORDS and words[0][0].isupper() and SENTENCE.fullmatch(sentence):
+                    yield sentence
+                words = []

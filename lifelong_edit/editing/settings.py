@@ -15,7 +15,7 @@ from lifelong_edit.methods import ClosedForm, check_ridge, method_named
 from lifelong_edit.model.editable import EditableModel
 
 TARGETS = ("live", "base")
-MOST = 1_000  # contexts that are sampled, halvings of a ridge
+MOST = 1_000  # contexts of a fact or of its pool, halvings of a ridge
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class EditorSettings:
     `memory` and `targets`: see the README. `ridge` of a method that has one, in units of the mean key mass of generic
     text; None means the method's own. It is a large one to begin with: for a fact that the model does not say with at
     least `confidence`, the geometric mean of its tokens' probabilities, it is halved up to `halvings` times as the fact
-    is written. `contexts`: how many prefixes are sampled. `shrinkage` of the second moment:
+    is written. `contexts`: behind how many prefixes a fact is fitted; `context_pool`: from how many sentences of the
+    text that the store is made with they are drawn, 0 to sample them from the model. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `protection`: how much the keys of protected requests count in it, where generic text
     counts 1. `norm_limit`: the most by which a commit of n facts may move an edited weight W_0, in Frobenius norms
     |Delta| <= norm_limit sqrt(n) |W_0|; None is no limit. `seed` decides everything drawn at random.
@@ -39,6 +40,7 @@ class EditorSettings:
     halvings: int = 8
     confidence: float = 0.85
     contexts: int = 3
+    context_pool: int = 32
     shrinkage: float = 0.0
     protection: float = 1.0
     amplification_limit: float = AMPLIFICATION_LIMIT
@@ -60,8 +62,8 @@ class EditorSettings:
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.targets not in TARGETS:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
-        if not (0 <= self.contexts <= MOST and 0 <= self.halvings <= MOST):
-            raise RequestError(f"contexts and halvings are numbers from 0 to {MOST:,}.")
+        if not all(0 <= number <= MOST for number in (self.contexts, self.context_pool, self.halvings)):
+            raise RequestError(f"contexts, context_pool and halvings are numbers from 0 to {MOST:,}.")
         if not 0 <= self.seed < 2**63:
             raise RequestError(f"A seed is a number of 63 bits, 0 or more, not {self.seed}.")
         if not self.amplification_limit > 0:
@@ -106,8 +108,8 @@ class EditorSettings:
             "statistics": StatisticsSettings(**values["statistics"]),
             "layers": tuple(values["layers"]),
         }
-        before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "text": TextRule.stripped}
-        return cls(**{**before, **values, **nested})
+        before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "context_pool": 0}
+        return cls(**{**before, "text": TextRule.stripped, **values, **nested})
 
 
 def _check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:

@@ -382,6 +382,7 @@ class Body(TypedDict, total=False):
     fingerprint: str
     base_weights: str
     contexts: list[str]
+    sentences: list[str]  # of the text that the store was made with
     statistics: dict[str, str]  # digest of the second moment of the keys
     calibration: dict[str, float]  # mean key mass
     condition: dict[str, float]  # condition number of the metric

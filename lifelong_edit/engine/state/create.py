@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lifelong_edit.editing.contexts import sample_contexts
+from lifelong_edit.editing.contexts import drawn_sentences, sample_contexts
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import (
     Progress,
@@ -77,6 +77,8 @@ def found(
         settings = replace(settings, layers=layers)
         body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
         body |= kind.pin(editable, settings, method, moments, ObjectStore(scratch))
+        sentences = drawn_sentences(text or (), settings.context_pool, settings.seed)
+        body |= {"sentences": list(sentences)} if sentences else {}
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     except BaseException:
