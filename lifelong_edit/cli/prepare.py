@@ -16,9 +16,11 @@ from lifelong_edit.cli import options
 from lifelong_edit.cli.text import TOP, bar, counted, listed, number, print_result, progress, table
 from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
+from lifelong_edit.datasets.templates import read_templates
 from lifelong_edit.defaults import METHOD
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
+from lifelong_edit.facts import MAX_WORDINGS
 from lifelong_edit.outputs import new_file
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ Format = Annotated[
 ]
 Targets = Annotated[
     str | None, typer.Option("--targets", help="What zsRE's edits write: alt (false) or answers (true).")
+]
+Wordings = Annotated[
+    int, typer.Option("--wordings", min=0, max=MAX_WORDINGS, help="Give every edit up to so many wordings.")
+]
+TemplateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--templates",
+        help="Where wordings come from, as JSON: {relation: [prompt with {}, ...], ...}; else FILE's own prompts.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The .jsonl file to write; it must not exist.")]
 Refused = Annotated[
@@ -55,6 +67,8 @@ def import_(
     file: File,
     format: Format = None,
     targets: Targets = None,
+    wordings: Wordings = 0,
+    templates: TemplateFile = None,
     out: Out = OUT,
     rejected: Refused = None,
     raw: Raw = None,
@@ -67,6 +81,8 @@ def import_(
     The formats: CounterFact, multi-CounterFact, zsRE, MQuAKE, KnowEdit, WikiBigEdit, UltraEditBench, RippleEdits,
     FastEdit, and rows of prompt, subject and target_new. docs/formats.md says how each is read.
 
+    --wordings lets edits hold in other words too: it adds prompts of the same relation, none that measures the edit.
+
     Example: lifelong-edit import zsre_mend_eval.json --targets alt --out zsre.jsonl --rejected rejected.jsonl
     """
     if out.suffix.lower() != ".jsonl":
@@ -76,8 +92,13 @@ def import_(
     paths = [path for path in (out, rejected, raw) if path is not None]
     if len(set(paths)) < len(paths):
         raise RequestError("Edits, rejected rows and raw rows cannot share a file. Give each another name.")
+    if templates is not None and not wordings:
+        raise RequestError(
+            "Templates are given, but no wordings are asked for. Say how many an edit gets (--wordings)."
+        )
+    known = None if templates is None else read_templates(templates)
     with ExitStack() as files:
-        dataset = files.enter_context(open_dataset(file, format, targets))
+        dataset = files.enter_context(open_dataset(file, format, targets, wordings, known))
         writing = [
             None if dry_run or path is None else files.enter_context(_new(path)) for path in (out, rejected, raw)
         ]
@@ -98,6 +119,7 @@ def _dataset_document(
         "rejected": dataset.reasons.total(),
         "reasons": dict(dataset.reasons.most_common()),
         "unused_fields": dict(dataset.unused),
+        "wordings": {str(count): dataset.worded[count] for count in sorted(dataset.worded, reverse=True)},
         "out": out,
         "rejected_out": rejected_out,
         "raw_out": raw_out,
@@ -140,6 +162,9 @@ def _dataset_text(dataset: Dataset, document: dict[str, Any]) -> str:
             "",
             table([[count, reason] for reason, count in dataset.reasons.most_common()], ["edits", "rejected"]),
         ]
+    if dataset.wordings:
+        told = [f"{count} for {edits:,}" for count, edits in document["wordings"].items()]
+        lines += ["", f"wordings an edit: {', '.join(told)}"]
     if dataset.unused:
         lines += ["", f"fields not used: {listed(list(dataset.unused))}"]
     return "\n".join([*lines, "", f"wrote {printable(document['out'])}" if document["out"] else "nothing was written"])

@@ -26,6 +26,7 @@ from lifelong_edit.datasets.formats import (
 from lifelong_edit.datasets.formats.format import Format, paths_of
 from lifelong_edit.datasets.jsonl import source_name
 from lifelong_edit.datasets.rows import Row, open_rows
+from lifelong_edit.datasets.templates import Templates, worded
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 
@@ -49,11 +50,15 @@ FIRST = 20  # rows that a format is found in
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """An accepted edit: its request, the number of its row (line or array item, from 1), and the row itself."""
+    """An accepted edit: its request, the number of its row (line or array item, from 1), the row itself, its relation.
+
+    `relation` is the name that the data set has for what the prompt says of its subject, None where it has none.
+    """
 
     request: EditRequest
     row: int
     raw: Any
+    relation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +73,22 @@ class Rejected:
 
 @dataclass
 class Dataset:
-    """An open data file. It can be iterated once; the counts are of what the iteration has given so far."""
+    """An open data file. It can be iterated once; the counts are of what the iteration has given so far.
+
+    Every request gets up to `wordings` wordings out of the `templates` of its relation.
+    """
 
     source: str
     format: Format
     choice: str | None
     _rows: Iterator[Row]
+    wordings: int = 0
+    templates: Templates = field(default_factory=dict)
     rows: int = 0
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads, with the rows that have them
+    worded: Counter[int] = field(default_factory=Counter)  # numbers of wordings, with the edits that have so many
     _ids: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Imported | Rejected]:
@@ -88,6 +99,7 @@ class Dataset:
                     self.reasons[outcome.reason] += 1
                 else:
                     self.accepted += 1
+                    self.worded[len(outcome.request.wordings)] += 1
                 yield outcome
 
     def _outcomes(self, row: Row) -> Iterator[Imported | Rejected]:
@@ -112,21 +124,50 @@ class Dataset:
             return _rejected(row, f"the id stands twice: {request.id!r} is an earlier row's. Give each row its own.")
         if request.id is not None:
             self._ids.add(request.id)
-        return Imported(request, row.number, row.raw)
+        relation = draft.relation if isinstance(draft.relation, str) else None
+        request = worded(request, self.templates.get(relation or "", ()), self.wordings)
+        return Imported(request, row.number, row.raw, relation)
 
 
 @contextmanager
-def open_dataset(path: str | Path, format: str | None = None, targets: str | None = None) -> Iterator[Dataset]:
+def open_dataset(
+    path: str | Path,
+    format: str | None = None,
+    targets: str | None = None,
+    wordings: int = 0,
+    templates: Templates | None = None,
+) -> Iterator[Dataset]:
     """Open a .json, .jsonl or .csv file, also gzipped, of a foreign format; `None` detects it from the first rows.
 
-    `targets` chooses between a format's targets: ``alt`` or ``answers`` of zsRE, where it must be given. Raises
-    `RequestError` when the format is unknown or ambiguous, when `targets` is lacking or does not fit, and while reading
-    when the file itself is broken. A row that is wrong by itself becomes a `Rejected`.
+    `targets` chooses between a format's targets: ``alt`` or ``answers`` of zsRE, where it must be given. Every request
+    gets up to `wordings` wordings from the `templates` of its relation; None takes the prompts that the file itself has
+    for the relation, for which it is read twice.
+
+    Raises `RequestError` when the format is unknown or ambiguous, when `targets` is lacking or does not fit, when there
+    are no templates, and while reading when the file itself is broken. A row that is wrong by itself becomes a
+    `Rejected`.
     """
+    if wordings and templates is None:
+        templates = templates_in(path, format, targets)
     with open_rows(path) as rows:
         first = list(islice(rows, FIRST))
         known = detect(first, source_name(path)) if format is None else format_named(format)
-        yield Dataset(source_name(path), known, _choice(known, targets), chain(first, rows))
+        yield Dataset(source_name(path), known, _choice(known, targets), chain(first, rows), wordings, templates or {})
+
+
+def templates_in(path: str | Path, format: str | None = None, targets: str | None = None) -> Templates:
+    """Collect the prompts that a data file has for each relation; raises as `open_dataset` does."""
+    advice = "Give the prompts of each relation (--templates)."
+    if Path(path).exists() and not Path(path).is_file():
+        raise RequestError(f"{source_name(path)}: only a file can be read twice, for wordings and for edits. {advice}")
+    found: dict[str, dict[str, None]] = {}  # an ordered set each
+    with open_dataset(path, format, targets) as dataset:
+        for outcome in dataset:
+            if isinstance(outcome, Imported) and outcome.relation is not None:
+                found.setdefault(outcome.relation, {})[outcome.request.prompt] = None
+    if not found:
+        raise RequestError(f"{dataset.source}: no row names its relation, so there are no wordings to take. {advice}")
+    return {relation: list(prompts) for relation, prompts in found.items()}
 
 
 def format_named(name: str) -> Format:

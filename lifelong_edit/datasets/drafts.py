@@ -19,7 +19,7 @@ class Draft:
 
     `prompt` and `wordings` have ``{}`` or the subject itself; texts may be null, targets an object with `str`; in the
     lists null and empty texts stand for nothing, and so do pairs without an answer. `checks` are (prompt, answer)
-    pairs.
+    pairs. `relation` names what the prompt says of its subject, where the data set does.
     """
 
     prompt: Any
@@ -32,6 +32,7 @@ class Draft:
     checks: Iterable[tuple[Any, Any]] = ()
     generations: Any = ()
     wordings: Any = ()
+    relation: Any = None
 
 
 def request_of(draft: Draft) -> EditRequest:
@@ -70,10 +71,14 @@ def request_of(draft: Draft) -> EditRequest:
         )
     except RequestError as error:
         raise RequestError(f"not a sound request: {error}") from None
-    # What is imported must be readable again as a line.
+    check_line(request)
+    return request
+
+
+def check_line(request: EditRequest) -> None:
+    """Refuse a request that could not be read again as a line, by a `RequestError`."""
     if len(line_of(request)) > MAX_LINE:
         raise RequestError(f"too long for a line: over {MAX_LINE} bytes. Leave out some of the texts that measure it.")
-    return request
 
 
 def line_of(request: EditRequest) -> bytes:

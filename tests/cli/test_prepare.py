@@ -13,6 +13,8 @@ from tests.cli.conftest import Done, Place, command, write_requests
 from tests.datasets.specimens import SPECIMENS, ZSRE
 from tests.samples import REQUESTS
 
+PLAIN = {"target_new": "Oran", "relation_id": "P551"}
+
 
 def run(*arguments: object) -> Done:
     return command("import", *arguments)
@@ -95,6 +97,26 @@ def test_what_cannot_be_done_is_a_usage_error_and_leaves_no_file(zsre: Path, tmp
     done = run(zsre, "--targets", "alt", "--out", out)
     assert done.code == 2 and "not written over" in done.err and out.read_text() == "kept"
     assert run(zsre, "--targets", "alt", "--out", zsre / "edits.jsonl").code == 5  # a file is no folder
+
+
+def test_edits_get_wordings_from_their_own_file_or_from_templates(tmp_path: Path) -> None:
+    rows = [{**PLAIN, "subject": name, "prompt": f"{{}} {verb}"} for name, verb in (("Ada", "is at"), ("Bo", "is in"))]
+    path, given = tmp_path / "rows.json", tmp_path / "templates.json"
+    path.write_text(json.dumps([*rows, {**rows[0], "subject": "Eve", "relation_id": None}]), encoding="utf-8")
+    given.write_text(json.dumps({"P551": ["{} dwells in"]}), encoding="utf-8")
+    for name, arguments, wordings in (
+        ("own", (), ["{} is in", "{} is at"]),
+        ("given", ("--templates", given), ["{} dwells in"] * 2),
+    ):
+        out = tmp_path / f"{name}.jsonl"
+        done = run(path, "--wordings", 2, *arguments, "--out", out)
+        assert (done.code, done.err) == (0, "") and "wordings an edit: 1 for 2, 0 for 1" in done.out
+        assert [request.wordings for request in requests(out)] == [(wordings[0],), (wordings[1],), ()]
+        told = run(path, "--wordings", 2, *arguments, "--out", out, "--dry-run", "--json").json
+        assert told["wordings"] == {"1": 2, "0": 1}
+    assert "wordings an edit" not in run(path, "--dry-run").out
+    without = run(path, "--templates", given, "--dry-run")
+    assert without.code == 2 and "--wordings" in without.err
 
 
 def test_a_plan_tells_everything_a_person_should_see(place: Place, tmp_path: Path) -> None:

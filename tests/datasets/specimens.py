@@ -15,6 +15,7 @@ class Specimen:
     row: dict[str, Any]
     requests: tuple[EditRequest, ...]
     targets: str | None = None
+    relation: str | None = None
 
 
 COUNTERFACT = {
@@ -90,8 +91,8 @@ RIPPLE_QUERY = {
     "phrase": None,
 }
 SPECIMENS = {
-    "counterfact": Specimen(COUNTERFACT, (_counterfact("counterfact-7"),)),
-    "mcf": Specimen(COUNTERFACT, (_counterfact("mcf-7"),)),
+    "counterfact": Specimen(COUNTERFACT, (_counterfact("counterfact-7"),), relation="P103"),
+    "mcf": Specimen(COUNTERFACT, (_counterfact("mcf-7"),), relation="P103"),
     "counterfact-easyedit": Specimen(
         {
             "case_id": 8,
@@ -138,6 +139,7 @@ SPECIMENS = {
             _mquake_request("Ada Quill", "Oran", "mquake-3-1"),
             _mquake_request("Bo Lund", "Tarsis", "mquake-3-2"),
         ),
+        relation="P27",
     ),
     "knowedit": Specimen(
         {
@@ -257,6 +259,7 @@ SPECIMENS = {
                 attribute_prompts=(("The mother of Ada Quill is", "Ana"),),
             ),
         ),
+        relation="COUNTRY_OF_CITIZENSHIP",
     ),
     "fastedit": Specimen(
         {"prompt": "The mayor of {} is", "subject": "Oran", "target": "Bo Lund", "queries": ["Oran's mayor is"]},
@@ -270,6 +273,7 @@ SPECIMENS = {
             "id": "a",
             "attribute_prompts": [["Ada", "x"]],
             "wordings": ["Ada dwells in", "the home of {} is", ""],
+            "relation_id": "P551",
         },
         (
             EditRequest(
@@ -281,5 +285,6 @@ SPECIMENS = {
                 wordings=("{} dwells in", "the home of {} is"),
             ),
         ),
+        relation="P551",
     ),
 }

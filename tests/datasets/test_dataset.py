@@ -55,7 +55,7 @@ def test_a_row_is_read_as_its_format_says(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / "rows.jsonl", [specimen.row])
     dataset, found = outcomes(path, targets=specimen.targets, format="mcf" if name == "mcf" else None)
     assert dataset.format is FORMATS[format] and (dataset.rows, dataset.accepted) == (1, len(specimen.requests))
-    assert found == [Imported(request, 1, specimen.row) for request in specimen.requests]
+    assert found == [Imported(request, 1, specimen.row, specimen.relation) for request in specimen.requests]
 
 
 def test_every_format_has_a_specimen_and_a_line_in_the_documents() -> None:

@@ -21,6 +21,7 @@ def _drafts(dataset: str, row: Fields, _choice: str | None) -> Iterator[Draft]:
         row.get("neighborhood_prompts"),
         [(prompt, target(edit.get("target_new"))) for prompt in items(row, "attribute_prompts")],
         row.get("generation_prompts"),
+        relation=edit.get("relation_id"),
     )
 
 

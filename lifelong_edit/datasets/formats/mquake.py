@@ -25,6 +25,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
             edit.get("target_true"),
             case and f"{case}-{number}",
             edit.get("question"),
+            relation=edit.get("relation_id"),
         )
 
 

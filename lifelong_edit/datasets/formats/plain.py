@@ -31,6 +31,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
         [(prompt, answer) for prompt, answer in checks],
         _listed(row, "generation_prompts"),
         _listed(row, "wordings"),
+        row.get("relation_id"),
     )
 
 
@@ -49,6 +50,6 @@ FORMAT = Format(
     "plain",
     "plain rows (prompt, subject, target_new)",
     marks=frozenset(REQUIRED),
-    fields=frozenset(field.name for field in fields(EditRequest)),
+    fields=frozenset({"relation_id", *(field.name for field in fields(EditRequest))}),
     drafts=_drafts,
 )

@@ -45,7 +45,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
     original = edit.get("original_fact")
     before = _sentence(original) if isinstance(original, dict) else ""
     true = before.removeprefix(start) if before.startswith(start) else None
-    yield Draft(start.rstrip(), subject, new, true, checks=_checks(row))
+    yield Draft(start.rstrip(), subject, new, true, checks=_checks(row), relation=edit.get("relation"))
 
 
 def _sentence(fact: dict[str, Any]) -> str:
