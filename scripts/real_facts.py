@@ -92,7 +92,8 @@ class Material:
         self.pool, self.tokenizer = pool, tokenizer
         self.cases = [json.loads(line) for line in lines_of("counterfact_rome_format.jsonl.gz")]
         random.Random("cases").shuffle(self.cases)
-        self.pararel: dict[str, Any] = json.loads("".join(lines_of("pararel.json.gz")))
+        self.pararel: dict[str, Any] = defaultdict(lambda: {"patterns": [], "facts": []})
+        self.pararel.update(json.loads("".join(lines_of("pararel.json.gz"))))
         self.templates = self._templates()
 
     def _templates(self) -> dict[str, list[str]]:
@@ -102,7 +103,7 @@ class Material:
             counts[case["requested_rewrite"]["relation_id"]][case["requested_rewrite"]["prompt"]] += 1
         found = {relation: [t for t, n in own.items() if n >= RARE] for relation, own in counts.items()}
         for relation, own in found.items():
-            patterns = (pattern.rstrip(" .") for pattern in self.pararel.get(relation, {"patterns": []})["patterns"])
+            patterns = (pattern.rstrip(" .") for pattern in self.pararel[relation]["patterns"])
             ended = [p.removesuffix(" [Y]").replace("[X]", "{}") for p in patterns if p.endswith(" [Y]")]
             found[relation] = sorted({*own, *(t for t in ended if t.count("{}") == 1)})
         return found
@@ -139,7 +140,7 @@ class Material:
         facts += [(k["relation_id"], k["subject"], k["prompt"].rstrip(), k["attribute"].strip()) for k in listed]
         own, draw = list[tuple[str, str, str, str]](), random.Random("templates")
         for relation, templates in sorted(self.templates.items()):
-            own += [(relation, s, draw.choice(templates).format(s), o) for s, o in self.pararel.get(relation, {"facts": []})["facts"]]
+            own += [(relation, s, draw.choice(templates).format(s), o) for s, o in self.pararel[relation]["facts"]]
         draw.shuffle(own)
         found: dict[tuple[str, str], Known] = {}
         for fact in (*facts, *own):
