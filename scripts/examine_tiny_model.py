@@ -46,7 +46,7 @@ def take_moments(editable: EditableModel, folder: Path, layers: list[int]) -> No
         def show(done: int, _wanted: int) -> None:
             bar.update(done - bar.n)
 
-        files = collected_moments(editable, fingerprint(editable), layers, texts, settings, Path(scratch), show)
+        (files,) = collected_moments(editable, fingerprint(editable), layers, [texts], settings, Path(scratch), show)
     for layer, data in files.items():
         path = beside_model(folder, layer)
         path.parent.mkdir(exist_ok=True)

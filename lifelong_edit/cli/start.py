@@ -13,7 +13,7 @@ import typer
 
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, print_result, progress, summary, table
-from lifelong_edit.datasets.jsonl import read_text
+from lifelong_edit.datasets.jsonl import read_lines, read_text
 from lifelong_edit.defaults import METHOD
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TEXT_HELP = "Generic UTF-8 text to take second moments from, paragraphs parted by empty lines."
 WATCH_HELP = 'What edits are to leave alone, as JSON: {"facts": [[prompt, answer], ...], "texts": [...]}.'
+PROMPTS_HELP = "True statements of your domain, one a line: edits are to spare what is said like them."
 Layers = Annotated[list[int] | None, typer.Option("--layer", help="A layer to edit; repeat it for several.")]
 
 
@@ -42,6 +43,10 @@ def init(
         float | None, typer.Option(help="How far a fact may move an edited weight, relative to its norm.")
     ] = None,
     watch: Annotated[Path | None, typer.Option(help=WATCH_HELP)] = None,
+    prompts: Annotated[Path | None, typer.Option(help=PROMPTS_HELP)] = None,
+    prompt_share: Annotated[
+        float | None, typer.Option(help="What share of the second moments they make up; by default .5.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check model, choices and text; make nothing.")] = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -51,7 +56,8 @@ def init(
 ) -> None:
     """Make a store for a model. What is chosen here holds for its life; the defaults were chosen by measurement.
 
-    Second moments come from --text, or lie beside the model (see stats). An interrupted init goes on where it was.
+    Second moments C come from --text, or lie beside the model (see stats); --prompts have their share in both. An
+    interrupted init goes on where it was.
 
     Example: lifelong-edit init --model checkpoints/tiny-world --store store
     """
@@ -64,16 +70,18 @@ def init(
         "contexts": contexts,
         "seed": seed,
         "norm_limit": norm_limit,
+        "prompt_share": prompt_share,
     }
     settings, watched = _settings(choices), None if watch is None else read_watch(watch)
+    stated = None if prompts is None else read_lines(prompts)
     if dry_run:
-        return _preview_init(model, store, settings, text, watched, dtype, device, as_json)
+        return _preview_init(model, store, settings, text, watched, stated, dtype, device, as_json)
     texts, number = _texts(text), options.torch_dtype(dtype)
     options.hide_loading_bars()
     with (
         progress("token") as told,
         LifelongEditor.create(
-            store, model, settings, texts, actor, reason, told, number, device, watched, method=method
+            store, model, settings, texts, actor, reason, told, number, device, watched, method=method, prompts=stated
         ) as made,
     ):
         print_result(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
@@ -112,7 +120,7 @@ def stats(
     if not dry_run:
         with ExitStack() as outputs, progress("token") as told:
             written = [outputs.enter_context(new_file(path, earlier=b"")) for path in paths]
-            files = collected_moments(editable, base, layers, texts, wanted, paths[0].parent, told)
+            (files,) = collected_moments(editable, base, layers, [texts], wanted, paths[0].parent, told)
             for number, file in zip(layers, written, strict=True):
                 file.write_bytes(files[number])
     document = {"dry_run": dry_run, "files": paths, "texts": len(texts), "tokens": wanted.tokens}
@@ -168,6 +176,7 @@ def _preview_init(
     settings: EditorSettings,
     text: Path | None,
     watch: Watch | None,
+    prompts: Sequence[str] | None,
     dtype: options.Dtype | None,
     device: str,
     as_json: bool,
@@ -188,8 +197,10 @@ def _preview_init(
     said = None if watch is None else sum(Watched.on_base(editable, watch).said)
     source = "second moments beside the model" if texts is None else f"{counted(len(texts), 'paragraph')} of {text}"
     watching = "" if watch is None else f"; the base says {said} of {counted(len(watch.facts), 'watched fact')}"
+    share = "" if prompts is None else f", {settings.prompt_share:g} of C from {counted(len(prompts), 'prompt')}"
     config = {**settings.to_dict(), "layers": list(layers)}
-    told = f"{store} would be made: layers {listed([str(n) for n in layers])}, {source}{watching}. Nothing is made."
+    choices = f"layers {listed([str(n) for n in layers])}, {source}{share}{watching}"
+    told = f"{store} would be made: {choices}. Nothing is made."
     print_result(as_json, {"store": store, "fingerprint": base, "config": config, "watched": said}, told)
 
 

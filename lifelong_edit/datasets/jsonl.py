@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -138,7 +139,15 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
 
 def read_texts(path: Path) -> list[str]:
     """The paragraphs of a UTF-8 text file, parted by empty lines; raises as `read_text` does."""
-    return [part.strip() for part in read_text(path).split("\n\n") if part.strip()]
+    return [part.strip() for part in re.split(r"\n\s*\n", read_text(path)) if part.strip()]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file that are not blank; raises as `read_text` does, and when there is none."""
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise RequestError(f"{path} holds no text. Write one a line.")
+    return lines
 
 
 def source_name(path: str | Path) -> str:

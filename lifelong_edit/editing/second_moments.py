@@ -76,34 +76,60 @@ def collected_moments(
     editable: EditableModel,
     fingerprint: str,
     layers: Sequence[int],
-    texts: Sequence[str],
+    corpora: Sequence[Sequence[str]],
     settings: StatisticsSettings,
     scratch: Path,
     progress: Progress | None = None,
-) -> dict[int, bytes]:
-    """Second moments taken from `texts`, to each layer its file.
+) -> list[dict[int, bytes]]:
+    """Second moments taken from each of the `corpora`, lists of texts: of each, to each layer its file.
 
     What is collected is saved in the folder `scratch` every few passes, and a later call with the same model, layers,
-    text and settings goes on from there. `progress` is told tokens so far and tokens wanted.
+    texts and settings goes on from there. `progress` is told tokens so far and tokens wanted of the corpus being read.
     """
-    if isinstance(texts, str):
-        raise RequestError("text is a list of texts, not one text. Give text=[...], or read_texts(path).")
-    text = digest_of(texts)
-    keys = {layer: statistics_key(fingerprint, layer, text, settings) for layer in layers}
-    saved = scratch / f"{canonical_digest(sorted(keys.values()))}.partial"
-    state = _resumed(saved, begin(editable, layers))
-    for number, state in enumerate(collect(editable, texts, settings, state), start=1):  # noqa: B020
+    collected, saved = [], []
+    for texts in corpora:
+        text = digest_of(texts)
+        keys = {layer: statistics_key(fingerprint, layer, text, settings) for layer in layers}
+        saved.append(scratch / f"{canonical_digest(sorted(keys.values()))}.partial")
+        state = _collected(editable, layers, texts, settings, saved[-1], progress)
+        about = {"fingerprint": fingerprint, "text": text, **asdict(settings)}
+        moments = {layer: state.moments[layer].value() for layer in layers}
+        collected.append(
+            {n: moment_bytes(moment, {**about, "layer": n, "key": keys[n]}) for n, moment in moments.items()}
+        )
+    for path in saved:
+        path.unlink(missing_ok=True)
+    return collected
+
+
+def _collected(
+    editable: EditableModel,
+    layers: Sequence[int],
+    texts: Sequence[str],
+    settings: StatisticsSettings,
+    saved: Path,
+    progress: Progress | None,
+) -> Collected:
+    """All sums over one corpus, from what `saved` holds of them; in the end it holds them all."""
+    state = resumed = _resumed(saved, begin(editable, layers))
+    for number, state in enumerate(collect(editable, texts, settings, resumed), start=1):
         if progress:
             progress(state.tokens, settings.tokens)
         if number % PASSES_PER_SAVE == 0:
             replace_file(saved, _partial_bytes(state))
-    about = {"fingerprint": fingerprint, "text": text, **asdict(settings)}
-    files = {
-        layer: moment_bytes(state.moments[layer].value(), {**about, "layer": layer, "key": keys[layer]})
-        for layer in layers
-    }
-    saved.unlink(missing_ok=True)
-    return files
+    replace_file(saved, _partial_bytes(state))
+    return state
+
+
+def blended_moment(generic: bytes, prompts: bytes, share: float) -> bytes:
+    """The file of (1 - share) C + share C_p, for the files of C, of generic text, and of C_p, of true prompts.
+
+    Each is a mean over its own tokens, so `share` says what the prompts weigh however few they are.
+    """
+    (moment, about), (own, its) = read_moment(generic), read_moment(prompts)
+    matrix = (1 - share) * moment.matrix + share * own.matrix
+    blend = {"prompts": its["text"], "prompt_tokens": own.count, "prompt_share": share}
+    return moment_bytes(SecondMoment(matrix, moment.count + own.count), {**about, **blend})
 
 
 def mixed_moment(data: bytes, keys: Tensor, weight: float) -> bytes:

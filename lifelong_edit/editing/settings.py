@@ -29,7 +29,8 @@ class EditorSettings:
     is written. `contexts`: behind how many prefixes a fact is fitted; `context_pool`: from how many sentences of the
     text that the store is made with they are drawn, 0 to sample them from the model. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `protection`: how much the keys of protected requests count in it, where generic text
-    counts 1. `norm_limit`: the most by which a commit of n facts may move an edited weight W_0, in Frobenius norms
+    counts 1; `prompt_share`: the share of it that is the moment of true prompts, where a store is made with some.
+    `norm_limit`: the most by which a commit of n facts may move an edited weight W_0, in Frobenius norms
     |Delta| <= norm_limit sqrt(n) |W_0|; None is no limit. `seed` decides everything drawn at random.
     """
 
@@ -43,6 +44,7 @@ class EditorSettings:
     context_pool: int = 32
     shrinkage: float = 0.0
     protection: float = 1.0
+    prompt_share: float = 0.5
     amplification_limit: float = AMPLIFICATION_LIMIT
     norm_limit: float | None = 1.5
     seed: int = 0
@@ -72,6 +74,8 @@ class EditorSettings:
             raise RequestError(f"A norm limit is a positive number, or None for no limit, not {self.norm_limit}.")
         if not 0 < self.protection < float("inf"):
             raise RequestError(f"A weight of protection is a positive number, not {self.protection}.")
+        if not 0 < self.prompt_share < 1:
+            raise RequestError(f"A prompt share lies between 0 and 1, not at {self.prompt_share}.")
         if not 0 < self.confidence < 1:
             raise RequestError(f"A confidence is a probability between 0 and 1, not {self.confidence}.")
         if self.ridge is not None and not 0 < self.ridge < float("inf"):

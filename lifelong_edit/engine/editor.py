@@ -57,6 +57,7 @@ class LifelongEditor(Reader):
         protect: Sequence[EditRequest] = (),
         memory_kind: str = DEFAULT,
         method: str = "memit",
+        prompts: Sequence[str] | None = None,
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
@@ -67,13 +68,14 @@ class LifelongEditor(Reader):
         leave alone: what a health budget is read on. `protect` are requests whose prompts' answers must not move: their
         keys are mixed into the second moments, so every edit spares them (see also the verb `protect`). `memory_kind`
         is what holds the facts: see `lifelong_edit.kinds`. `method` is one whose metric the store is pinned to; all
-        methods of that metric can be used.
+        methods of that metric can be used. `prompts` are true statements of the domain that is edited, each a prompt
+        with its answer: they become `settings.prompt_share` of the second moments, shipped ones too.
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
-        given = settings or EditorSettings()
+        folder, given = Path(path), settings or EditorSettings()
         store = found(
-            Path(path), editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind, method
+            folder, editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind, method, prompts
         )
         return cls(store, editable)
 

@@ -52,3 +52,18 @@ def test_an_init_is_foretold(made: Place, tmp_path: Path) -> None:
     assert new.entries()[0].body["config"] == told["config"]
     watch.write_text("[]", encoding="utf-8")
     assert new.run(*arguments, model=True).code == 2
+
+
+def test_prompts_of_a_file_are_mixed_in_by_their_share(made: Place, tmp_path: Path) -> None:
+    text, prompts = tmp_path / "text.txt", tmp_path / "prompts.txt"
+    text.write_text("\n\n".join(TEXT), encoding="utf-8")
+    prompts.write_text("Ada Quill was born in Marn.\n\nBo Lund lives in Kessel.\n", encoding="utf-8")
+    new = Place(tmp_path / "store", made.model)
+    arguments = ["init", "--text", str(text), "--layer", "0", "--prompts", str(prompts), "--prompt-share", "0.25"]
+    assert "0.25 of C from 2 prompts" in new.ok(*arguments, "--dry-run", model=True).out and not new.store.exists()
+    new.ok(*arguments, model=True)
+    body = new.entries()[0].body
+    assert body["prompts"]["count"] == 2 and body["config"]["prompt_share"] == 0.25
+    prompts.write_text("\n \n", encoding="utf-8")
+    done = Place(tmp_path / "other", made.model).run(*arguments, model=True)
+    assert done.code == 2 and "one a line" in done.err and not (tmp_path / "other").exists()

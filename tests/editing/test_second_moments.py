@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
-from lifelong_edit.datasets.jsonl import read_texts
+from lifelong_edit.datasets.jsonl import read_lines, read_texts
 from lifelong_edit.editing.second_moments import (
     beside_model,
+    blended_moment,
     mixed_moment,
     moment_bytes,
     read_moment,
@@ -48,6 +49,16 @@ def test_one_that_lies_elsewhere_has_the_same_file(moment: SecondMoment) -> None
         file = moment_bytes(SecondMoment(elsewhere.elsewhere(moment.matrix), moment.count), {})
         mixed = mixed_moment(file, elsewhere.elsewhere(keys), 0.5)
     assert file == moment_bytes(moment, {}) and mixed == mixed_moment(file, keys, 0.5) != file
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_blend_is_the_weighted_mean_of_two_moments_and_says_so(moment: SecondMoment, share: float) -> None:
+    own = SecondMoment(torch.diag(torch.arange(1.0, 5.0, dtype=torch.float64)), 7)
+    generic, prompts = moment_bytes(moment, {"text": "t", "layer": 2}), moment_bytes(own, {"text": "p", "layer": 2})
+    blend, about = read_moment(blended_moment(generic, prompts, share))
+    torch.testing.assert_close(blend.matrix, moment.matrix + share * (own.matrix - moment.matrix), rtol=1e-12, atol=0)
+    assert (blend.count, about["text"], about["layer"]) == (9 + 7, "t", 2)
+    assert (about["prompts"], about["prompt_tokens"], about["prompt_share"]) == ("p", 7, share)
 
 
 def test_a_file_that_is_no_moment_is_refused(moment: SecondMoment) -> None:
@@ -90,8 +101,12 @@ def test_a_damaged_moment_beside_a_model_is_named(moment: SecondMoment, tmp_path
 
 def test_paragraphs_of_a_text_are_parted_by_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
-    path.write_text("Ada lives\nin Marn.\n\n\n\n  Bo does not. \n\n", encoding="utf-8")
-    assert read_texts(path) == ["Ada lives\nin Marn.", "Bo does not."]
+    path.write_text("Ada lives\nin Marn.\n\n\n\n  Bo does not. \n \nNor do I.\n", encoding="utf-8")
+    assert read_texts(path) == ["Ada lives\nin Marn.", "Bo does not.", "Nor do I."]
+    assert read_lines(path) == ["Ada lives", "in Marn.", "Bo does not.", "Nor do I."]
+    path.write_text(" \n\n", encoding="utf-8")
+    with pytest.raises(RequestError, match="one a line"):
+        read_lines(path)
 
 
 def test_what_is_no_text_is_refused_by_name(tmp_path: Path) -> None:

@@ -94,12 +94,12 @@ def test_an_interrupted_collection_goes_on_from_its_file(
         if len(told) == 3:
             raise KeyboardInterrupt
 
-    whole = collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path)
+    whole = collected_moments(editable, "model", [0], [TEXTS], ALL, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path, interrupt)
+        collected_moments(editable, "model", [0], [TEXTS], ALL, tmp_path, interrupt)
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     again: list[int] = []
-    resumed = collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path, lambda tokens, _: again.append(tokens))
+    resumed = collected_moments(editable, "model", [0], [TEXTS], ALL, tmp_path, lambda tokens, _: again.append(tokens))
     assert resumed == whole
     assert again[0] > told[0]
     assert list(tmp_path.iterdir()) == []
@@ -110,12 +110,12 @@ def test_a_collection_that_cannot_go_on_begins_anew(
     make: Callable[[Path], object] | None, editable: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lifelong_edit.editing.second_moments.PASSES_PER_SAVE", 1)
-    whole = collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path)
+    whole = collected_moments(editable, "model", [0], [TEXTS], ALL, tmp_path)
     saved, others = (interrupted(editable, layer, tmp_path) for layer in (0, 1))
     saved.unlink()
     make(saved) if make else others.rename(saved)  # the sums of another layer under the name of ours
     with never_waiting():
-        assert collected_moments(editable, "model", [0], TEXTS, ALL, tmp_path) == whole
+        assert collected_moments(editable, "model", [0], [TEXTS], ALL, tmp_path) == whole
 
 
 def interrupted(editable: EditableModel, layer: int, folder: Path) -> Path:
@@ -129,7 +129,7 @@ def interrupted(editable: EditableModel, layer: int, folder: Path) -> Path:
 
     before = set(folder.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        collected_moments(editable, "model", [layer], TEXTS, ALL, folder, interrupt)
+        collected_moments(editable, "model", [layer], [TEXTS], ALL, folder, interrupt)
     (left,) = set(folder.iterdir()) - before
     return left
 

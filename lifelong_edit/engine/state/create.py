@@ -14,11 +14,13 @@ from lifelong_edit.editing.contexts import drawn_sentences, sample_contexts
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import (
     Progress,
+    blended_moment,
     collected_moments,
     mixed_moment,
     shipped_moments,
 )
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.statistics import digest_of
 from lifelong_edit.engine.state.probes import take_probes
 from lifelong_edit.engine.state.session import signed
 from lifelong_edit.errors import RequestError
@@ -52,16 +54,19 @@ def found(
     protect: Sequence[EditRequest] = (),
     memory_kind: str = DEFAULT,
     method: str = "memit",
+    prompts: Sequence[str] | None = None,
 ) -> Store:
     """A new store whose first entry says what it is pinned to. `beside` is the model's folder, if it has one.
 
-    The keys of `protect` are mixed into the second moments. Nothing is committed until everything was computed. Raises
-    `RequestError` when there is neither text nor second moments beside the model, or nothing of `watch` is said;
-    `SolveError` when the moments cannot be inverted.
+    The keys of `prompts` and of `protect` are mixed into the second moments. Nothing is committed until everything was
+    computed. Raises `RequestError` when there is neither text nor second moments beside the model, or nothing of
+    `watch` is said; `SolveError` when the moments cannot be inverted.
     """
-    layers, base = settings.resolved(editable), fingerprint(editable)
-    editable.read_by(settings.text)
     kind = kind_named(memory_kind)
+    _check_texts(text, prompts, kind.needs_moments)
+    layers, base = settings.resolved(editable), fingerprint(editable)
+    settings = replace(settings, layers=layers)
+    editable.read_by(settings.text)
     if kind.needs_moments and text is None and beside is None:
         raise RequestError("A model given as an object has no second moments beside it. Give generic text (text=...).")
     shipped = kind.needs_moments and text is None and beside is not None
@@ -70,21 +75,51 @@ def found(
     store = Store.create(path)
     try:
         scratch = store.layout.statistics
-        if text is not None and kind.needs_moments:
-            moments = collected_moments(editable, base, layers, text, settings.statistics, scratch, progress)
+        if kind.needs_moments:
+            moments = _with_texts(moments, editable, base, settings, text, prompts, scratch, progress)
         contexts = sample_contexts(editable, settings.contexts, settings.seed)
         moments = _sparing(moments, editable, protect, contexts, settings.protection)
-        settings = replace(settings, layers=layers)
         body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
         body |= kind.pin(editable, settings, method, moments, ObjectStore(scratch))
         sentences = drawn_sentences(text or (), settings.context_pool, settings.seed)
         body |= {"sentences": list(sentences)} if sentences else {}
+        body |= {"prompts": {"count": len(prompts), "digest": digest_of(prompts)}} if prompts else {}
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _check_texts(text: Sequence[str] | None, prompts: Sequence[str] | None, needs_moments: bool) -> None:
+    """`RequestError` for one text where a list is wanted, and for prompts that are none or that nothing is made of."""
+    for name, texts in (("text", text), ("prompts", prompts)):
+        if isinstance(texts, str) or not all(isinstance(one, str) for one in texts or ()):
+            raise RequestError(f"{name} is a list of texts. Give {name}=[...].")
+    if prompts is not None and not any(prompt.strip() for prompt in prompts):
+        raise RequestError("There is no prompt among prompts. Give true statements, each a prompt with its answer.")
+    if prompts is not None and not needs_moments:
+        raise RequestError("This kind of memory has no second moments that prompts could change. Leave them out.")
+
+
+def _with_texts(
+    shipped: dict[int, bytes],
+    editable: EditableModel,
+    base: str,
+    settings: EditorSettings,
+    text: Sequence[str] | None,
+    prompts: Sequence[str] | None,
+    scratch: Path,
+    progress: Progress | None,
+) -> dict[int, bytes]:
+    """The second moments of `text`, or the shipped ones, in which the keys of `prompts` have their share."""
+    corpora = [texts for texts in (text, prompts) if texts is not None]
+    collected = collected_moments(editable, base, settings.layers, corpora, settings.statistics, scratch, progress)
+    generic = shipped if text is None else collected[0]
+    if prompts is None:
+        return generic
+    return {n: blended_moment(data, collected[-1][n], settings.prompt_share) for n, data in generic.items()}
 
 
 def _sparing(
