@@ -111,3 +111,9 @@ def test_a_pool_that_is_no_larger_than_what_is_wanted_is_taken_whole(count: int)
 def test_a_store_pins_sentences_of_its_text(tmp_path: Path) -> None:
     with new_editor(tmp_path / "store", small_editable("llama"), PLAIN, context_pool=5, seed=5) as editor:
         assert tuple(editor.history()[0].body["sentences"]) == drawn_sentences(PLAIN, 5, seed=5)
+
+
+def test_sampled_prefixes_fill_up_where_a_text_has_too_few_sentences(tmp_path: Path) -> None:
+    with new_editor(tmp_path / "store", small_editable("llama"), ["abc " * 50, PLAIN[0]], contexts=3, seed=5) as editor:
+        sampled = sample_contexts(small_editable("llama"), 3, seed=5)
+        assert editor.history()[0].body["sentences"] == [f"{PLAIN[0]} ", *sampled[1:]]

@@ -81,8 +81,9 @@ def found(
         moments = _sparing(moments, editable, protect, contexts, settings.protection)
         body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
         body |= kind.pin(editable, settings, method, moments, ObjectStore(scratch))
-        sentences = drawn_sentences(text or (), settings.context_pool, settings.seed)
-        body |= {"sentences": list(sentences)} if sentences else {}
+        sentences = drawn_sentences(text or (), settings.context_pool, settings.seed) if contexts else ()
+        # Where the text has fewer sentences than a fact has prefixes, sampled ones fill up.
+        body |= {"sentences": [*sentences, *contexts[len(sentences) :]]} if sentences else {}
         body |= {"prompts": {"count": len(prompts), "digest": digest_of(prompts)}} if prompts else {}
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
