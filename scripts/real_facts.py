@@ -21,7 +21,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 SEEDS = 3  # that draw disjoint facts, prompts and passages
-WORDINGS, GIVEN, OTHERS = 3, 1_500, 250  # wordings a fact; true prompts for the moments; prompts for first choices
+WORDINGS, GIVEN = 3, 1_500  # wordings a fact; true prompts for the second moments
 PASSAGE, PASSAGES = 128, 16  # tokens of a passage, passages a seed: 2,048 positions
 RARE = 3  # cases that must share a template before it is one of its relation
 ROLES = {"dev": 0.08, "test": 0.14, "given": 0.29, "dev others": 0.15, "test others": 0.34}
@@ -131,7 +131,7 @@ class Material:
         return list(found.values())
 
     def known(self, role_wanted: str) -> list[Known]:
-        """True facts about subjects of a role: CounterFact's, then those that GPT-2 XL knew, then ParaRel's."""
+        """A true fact about each subject of a role: CounterFact's, else one that GPT-2 XL knew, else ParaRel's."""
         edits = [case["requested_rewrite"] for case in self.cases]
         facts = [
             (e["relation_id"], e["subject"], e["prompt"].format(e["subject"]), e["target_true"]["str"]) for e in edits
@@ -142,10 +142,10 @@ class Material:
         for relation, templates in sorted(self.templates.items()):
             own += [(relation, s, draw.choice(templates).format(s), o) for s, o in self.pararel[relation]["facts"]]
         draw.shuffle(own)
-        found: dict[tuple[str, str], Known] = {}
+        found: dict[str, Known] = {}
         for fact in (*facts, *own):
             if role(fact[1]) == role_wanted:
-                found.setdefault(fact[:2], Known(*fact))
+                found.setdefault(fact[1].casefold(), Known(*fact))
         return list(found.values())
 
     def articles(self, part: str) -> list[str]:
