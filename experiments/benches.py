@@ -64,7 +64,7 @@ class Bench:
 
     def text_moment(self, layer: int) -> Tensor:
         """Second moment [d_in, d_in] over the tokens of generic text."""
-        wanted = StatisticsSettings(tokens=200_000 if self.name == "tiny" else 100_000)
+        wanted = StatisticsSettings(tokens=200_000 if self.name == "tiny" else 100_000, outlier=None)
 
         def make() -> Tensor:
             *_, last = collect(self.editable, self.text, wanted, begin(self.editable, [layer]))

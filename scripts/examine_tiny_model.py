@@ -40,7 +40,7 @@ SOURCE = Path(__file__).with_name("tiny_model_card.md")
 def take_moments(editable: EditableModel, folder: Path, layers: list[int]) -> None:
     """Second moments of `layers` over generic text of the world, written beside the model."""
     texts = [document.text for document in Writer(World.generate(BUNDLED_SEED), "statistics").one_pass()]
-    settings = StatisticsSettings()
+    settings = StatisticsSettings(outlier=None)
     with tempfile.TemporaryDirectory() as scratch, tqdm(total=settings.tokens, unit="tok", unit_scale=True) as bar:
 
         def show(done: int, _wanted: int) -> None:

@@ -27,14 +27,18 @@ class SecondMoment:
 
 
 class RunningSecondMoment:
-    """The sum of k k' so far, where the inputs lie. `total` [d, d] float64 and `count`, the whole state, resume it."""
+    """The sum of k k' so far, where the inputs lie. `total` [d, d] float64, `count` and `bound` resume it.
 
-    def __init__(self, d: int, total: Tensor | None = None, count: int = 0) -> None:
+    A key k of more mass |k|^2 than `bound` is counted as if it had that much; None counts every key as it is.
+    """
+
+    def __init__(self, d: int, total: Tensor | None = None, count: int = 0, bound: float | None = None) -> None:
         state = torch.zeros(d, d, dtype=torch.float64) if total is None else total
         if state.shape != (d, d):
             raise SolveError(f"a second moment of width {d} cannot resume from a sum of shape {list(state.shape)}.")
         self.total = state.double().clone()
         self.count = count
+        self.bound = bound
 
     def add(self, inputs: Tensor) -> None:
         """Count the rows of `inputs` [n, d], of any dtype and on any device, to which the sum goes with the first."""
@@ -44,6 +48,9 @@ class RunningSecondMoment:
                 "the inputs of the weight hold NaN or infinity, so their second moment is meaningless. "
                 "Run the model in float32, or find the text that overflows."
             )
+        if self.bound is not None:
+            masses = rows.square().sum(dim=1, keepdim=True)  # [n, 1]
+            rows = torch.where(masses > self.bound, rows * (self.bound / masses).sqrt(), rows)
         self.total = self.total.to(rows.device)
         self.total += rows.T @ rows
         self.count += len(rows)

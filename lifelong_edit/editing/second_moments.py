@@ -19,6 +19,7 @@ from lifelong_edit.store.objects import decode, encode, most_bytes, read_file, r
 
 KIND = "second_moment"
 PASSES_PER_SAVE = 20
+PARTIAL_FIELDS = {"kind", "count", "texts", "bounds"}
 Progress = Callable[[int, int], None]
 
 
@@ -145,7 +146,8 @@ def mixed_moment(data: bytes, keys: Tensor, weight: float) -> bytes:
 
 def _partial_bytes(state: Collected) -> bytes:
     totals = {str(layer): moment.total.cpu().numpy() for layer, moment in state.moments.items()}
-    return encode(totals, {"kind": "partial", "count": state.tokens, "texts": state.texts})
+    bounds = {str(layer): moment.bound for layer, moment in state.moments.items()}
+    return encode(totals, {"kind": "partial", "count": state.tokens, "texts": state.texts, "bounds": bounds})
 
 
 def _resumed(path: Path, fresh: Collected) -> Collected:
@@ -155,10 +157,10 @@ def _resumed(path: Path, fresh: Collected) -> Collected:
         tensors, meta = decode(read_file(path, most_bytes(sum(d * d for d, _ in shapes.values()))))
     except StoreError:
         return fresh
-    if {layer: total.shape for layer, total in tensors.items()} != shapes or meta.keys() != {"kind", "count", "texts"}:
+    if {layer: total.shape for layer, total in tensors.items()} != shapes or meta.keys() != PARTIAL_FIELDS:
         return fresh
     moments = {
-        int(layer): RunningSecondMoment(len(total), torch.from_numpy(total), meta["count"])
+        int(layer): RunningSecondMoment(len(total), torch.from_numpy(total), meta["count"], meta["bounds"][layer])
         for layer, total in tensors.items()
     }
     return Collected(moments, meta["texts"])

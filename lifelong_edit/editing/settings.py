@@ -109,7 +109,7 @@ class EditorSettings:
         """The settings that `to_dict` wrote; what older stores could not choose is as it was."""
         nested = {
             "target": TargetSettings(**values["target"]),
-            "statistics": StatisticsSettings(**values["statistics"]),
+            "statistics": StatisticsSettings(**{"outlier": None, **values["statistics"]}),
             "layers": tuple(values["layers"]),
         }
         before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "context_pool": 0}

@@ -22,14 +22,21 @@ TEXTS_PER_PASS = 32
 
 @dataclass(frozen=True, slots=True)
 class StatisticsSettings:
-    """Stop after `tokens` tokens; every text is cut at `max_length` tokens."""
+    """Stop after `tokens` tokens; every text is cut at `max_length` tokens.
+
+    A key of more than `outlier` times the median mass |k|^2 is counted as if it had that much, for a layer may give the
+    first token of every text a key 300,000 times as heavy as others; None counts every key as it is.
+    """
 
     tokens: int = 200_000
     max_length: int = 256
+    outlier: float | None = 32.0
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.max_length < 1:
             raise RequestError(f"Second moments need at least one token and one token a text, not {self}.")
+        if self.outlier is not None and not 1 <= self.outlier < float("inf"):
+            raise RequestError(f"An outlier is a key of at least once the median mass, or None, not {self.outlier}.")
 
 
 @dataclass(frozen=True)
@@ -89,14 +96,16 @@ def collect(
             batch, truncation=True, max_length=min(settings.max_length, editable.context_length)
         ).input_ids
         state = Collected(state.moments, state.texts + len(batch))
-        _add(editable, [ids for ids in kept if ids], state, top, settings.tokens)
+        _add(editable, [ids for ids in kept if ids], state, top, settings)
         yield state
     if state.tokens == 0:
         raise RequestError("The text for the second moments holds no token. Give a file with some text in it.")
 
 
-def _add(editable: EditableModel, rows: Sequence[Sequence[int]], state: Collected, top: int, budget: int) -> None:
-    """Count every token of `rows` at every layer, up to the budget."""
+def _add(
+    editable: EditableModel, rows: Sequence[Sequence[int]], state: Collected, top: int, settings: StatisticsSettings
+) -> None:
+    """Count every token of `rows` at every layer, up to the budget; the first rows decide what an outlier is."""
     if not rows:
         return
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=editable.pad_id)
@@ -107,4 +116,7 @@ def _add(editable: EditableModel, rows: Sequence[Sequence[int]], state: Collecte
         with editable.stop_after(top):
             editable.model(input_ids=ids, attention_mask=mask)
     for layer, moment in state.moments.items():
-        moment.add(seen[layer].input[mask.bool()][: budget - moment.count])
+        keys = seen[layer].input[mask.bool()][: settings.tokens - moment.count]  # [n, d_in]
+        if moment.count == 0 and settings.outlier is not None:
+            moment.bound = settings.outlier * keys.double().square().sum(dim=1).median().item()
+        moment.add(keys)

@@ -54,6 +54,20 @@ def test_running_accumulation_equals_one_shot_and_resumes(seed: int, cuts: list[
     assert_same(moment.matrix, tokens.double().T @ tokens.double() / 50)
 
 
+@pytest.mark.parametrize("bound", [0.5, 20.0])
+def test_no_key_counts_for_more_mass_than_the_bound(bound: float) -> None:
+    keys = torch.cat([normal(30, D), 1e4 * normal(2, D, seed=1), torch.zeros(1, D, dtype=torch.float64)])
+    weighed = [min(1.0, bound / max(float(k @ k), 1e-30)) * torch.outer(k, k) for k in keys]
+    whole, parts = RunningSecondMoment(D, bound=bound), RunningSecondMoment(D, bound=bound)
+    whole.add(keys)
+    for key in keys.flip(0):  # in another order, and resumed after each
+        parts.add(key[None])
+        parts = RunningSecondMoment(D, parts.total, parts.count, parts.bound)
+    for moment in (whole.value(), parts.value()):
+        assert moment.count == len(keys) and moment.matrix.trace() <= bound
+        torch.testing.assert_close(moment.matrix, torch.stack(weighed).mean(dim=0), rtol=1e-12, atol=1e-14)
+
+
 def test_resuming_leaves_the_given_state_alone() -> None:
     state = torch.eye(D, dtype=torch.float64)
     RunningSecondMoment(D, state, 1).add(normal(3, D).bfloat16())

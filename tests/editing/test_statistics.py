@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +32,7 @@ from tests.obstacles import endless, never_waiting
 from tests.samples import TEXT, lively_editable
 
 TEXTS = TEXT * 5  # three passes
-ALL = StatisticsSettings()
+ALL = StatisticsSettings(outlier=1.0)  # so that half of the keys are bounded
 
 
 def captured_inputs(editable: EditableModel, layer: int, texts: list[str], max_length: int) -> Tensor:
@@ -62,6 +65,20 @@ def test_collecting_is_the_mean_over_captured_inputs(model_type: str) -> None:
         assert moment.count == len(inputs)
         tolerance = 1e-5 if model_type == "gemma2" else 1e-12
         torch.testing.assert_close(moment.matrix, inputs.T @ inputs / len(inputs), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("outlier", [1.0, 1.5, None])
+def test_an_outlier_counts_as_a_key_of_so_many_median_masses(editable: EditableModel, outlier: float | None) -> None:
+    collected = last(editable, [0, 1], StatisticsSettings(outlier=outlier))
+    for layer in (0, 1):
+        inputs = captured_inputs(editable, layer, TEXTS, 256)
+        first = captured_inputs(editable, layer, TEXTS[:TEXTS_PER_PASS], 256).square().sum(dim=1)
+        bound = math.inf if outlier is None else outlier * float(first.median())
+        masses = [float(key @ key) for key in inputs]
+        assert outlier is None or any(mass > bound for mass in masses)
+        weighed = [min(1.0, bound / mass) * torch.outer(key, key) for key, mass in zip(inputs, masses, strict=True)]
+        expected = torch.stack(weighed).mean(dim=0)
+        torch.testing.assert_close(collected.moments[layer].value().matrix, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_budget_counts_tokens_and_is_met_exactly(editable: EditableModel) -> None:
@@ -150,8 +167,10 @@ def test_a_key_changes_with_every_cause() -> None:
         statistics_key("model", 0, digest_of(["b", "a"]), ALL),
         statistics_key("model", 0, digest_of(["ab"]), ALL),
         statistics_key("model", 0, digest_of(["a", "b", ""]), ALL),
-        statistics_key("model", 0, digest_of(["a", "b"]), StatisticsSettings(tokens=5)),
-        statistics_key("model", 0, digest_of(["a", "b"]), StatisticsSettings(max_length=5)),
+        statistics_key("model", 0, digest_of(["a", "b"]), replace(ALL, tokens=5)),
+        statistics_key("model", 0, digest_of(["a", "b"]), replace(ALL, max_length=5)),
+        statistics_key("model", 0, digest_of(["a", "b"]), replace(ALL, outlier=5.0)),
+        statistics_key("model", 0, digest_of(["a", "b"]), replace(ALL, outlier=None)),
     ]
     assert len(set(causes)) == len(causes)
 
@@ -165,7 +184,7 @@ def test_texts_without_a_token_add_nothing_and_no_token_at_all_is_an_error(edita
             list(collect(editable, nothing, ALL, begin(editable, [0])))
 
 
-@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"max_length": 0}], ids=str)
-def test_settings_that_collect_nothing_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(RequestError, match="at least one token"):
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"max_length": 0}, {"outlier": 0.5}, {"outlier": math.nan}], ids=str)
+def test_settings_that_collect_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="at least on"):
         StatisticsSettings(**wrong)
