@@ -20,11 +20,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+POOLS = ("dev", "test")
 SEEDS = 3  # that draw disjoint facts, prompts and passages
 WORDINGS, GIVEN = 3, 1_500  # wordings a fact; true prompts for the second moments
 PASSAGE, PASSAGES = 128, 16  # tokens of a passage, passages a seed: 2,048 positions
 RARE = 3  # cases that must share a template before it is one of its relation
-ROLES = {"dev": 0.08, "test": 0.14, "given": 0.29, "dev others": 0.15, "test others": 0.34}
+ROLES = {"dev": 8, "test": 14, "given": 29, "dev others": 15, "test others": 34}  # percent of the subjects
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ def lines_of(name: str) -> list[str]:
 
 def role(subject: str) -> str:
     """Who the subject is in every run: edited while choosing, edited in the test, given, or measured beside these."""
-    place = int(hashlib.sha256(subject.casefold().encode()).hexdigest()[:8], 16) / 16**8
-    return next(name for name, end in zip(ROLES, accumulate(ROLES.values()), strict=True) if place < end or end > 0.999)
+    place = int(hashlib.sha256(subject.casefold().encode()).hexdigest(), 16) % 100
+    return next(name for name, end in zip(ROLES, accumulate(ROLES.values()), strict=True) if place < end)
 
 
 class Material:
-    """The data sets, parted by role for a pool of facts, "dev" or "test"."""
+    """The data sets, parted by role for one of the pools of facts."""
 
     def __init__(self, pool: str, tokenizer: PreTrainedTokenizerBase) -> None:
         self.pool, self.tokenizer = pool, tokenizer
@@ -118,9 +119,8 @@ class Material:
             if role(subject) != self.pool or subject in found or len(self.tokenizer(front).input_ids) < 2:
                 continue
             scored = (prompt.format(subject), *case["paraphrase_prompts"])
-            free = [
-                t for t in self.templates[edit["relation_id"]] if not any(s.endswith(t.format(subject)) for s in scored)
-            ]
+            templates = self.templates[edit["relation_id"]]
+            free = [t for t in templates if not any(text.endswith(t.format(subject)) for text in scored)]
             if len(free) < WORDINGS or subject in prompt:
                 continue
             wordings = tuple(random.Random(case["case_id"]).sample(free, WORDINGS))
@@ -133,19 +133,19 @@ class Material:
     def known(self, role_wanted: str) -> list[Known]:
         """A true fact about each subject of a role: CounterFact's, else one that GPT-2 XL knew, else ParaRel's."""
         edits = [case["requested_rewrite"] for case in self.cases]
-        facts = [
-            (e["relation_id"], e["subject"], e["prompt"].format(e["subject"]), e["target_true"]["str"]) for e in edits
-        ]
+        asked = [(e["relation_id"], e["subject"], e["prompt"], e["target_true"]["str"]) for e in edits]
+        facts = [Known(relation, s, prompt.format(s), answer) for relation, s, prompt, answer in asked]
         listed = [json.loads(line) for line in lines_of("known_1000.jsonl.gz")]
-        facts += [(k["relation_id"], k["subject"], k["prompt"].rstrip(), k["attribute"].strip()) for k in listed]
-        own, draw = list[tuple[str, str, str, str]](), random.Random("templates")
+        facts += [Known(k["relation_id"], k["subject"], k["prompt"].rstrip(), k["attribute"].strip()) for k in listed]
+        more, draw = list[Known](), random.Random("templates")
         for relation, templates in sorted(self.templates.items()):
-            own += [(relation, s, draw.choice(templates).format(s), o) for s, o in self.pararel[relation]["facts"]]
-        draw.shuffle(own)
+            pairs = self.pararel[relation]["facts"]
+            more += [Known(relation, s, draw.choice(templates).format(s), answer) for s, answer in pairs]
+        draw.shuffle(more)
         found: dict[str, Known] = {}
-        for fact in (*facts, *own):
-            if role(fact[1]) == role_wanted:
-                found.setdefault(fact[1].casefold(), Known(*fact))
+        for fact in (*facts, *more):
+            if role(fact.subject) == role_wanted:
+                found.setdefault(fact.subject.casefold(), fact)
         return list(found.values())
 
     def articles(self, part: str) -> list[str]:
@@ -165,11 +165,11 @@ class Material:
         passages = [p for p in self.articles(self.pool) if len(self.tokenizer(p).input_ids) >= PASSAGE][seed::SEEDS]
         if len(edited) < facts or len(passages) < PASSAGES:
             raise SystemExit(f"The {self.pool} pool has {len(edited)} facts and {len(passages)} passages for a seed.")
-        sentences = [
-            s for line in lines_of("text/books_heldout.txt.gz") for s in re.findall(r"[A-Z][^.!?]{40,140}\.", line)
-        ]
-        random.Random(self.pool).shuffle(sentences)
-        return Draw(edited[:facts], sentences[seed::SEEDS][:facts], others, passages[:PASSAGES])
+        book = "\n".join(lines_of("text/books_heldout.txt.gz"))
+        sentences = sorted(set(re.findall(r"[A-Z][^.!?\n]{40,140}\.", book)))
+        random.Random("strange").shuffle(sentences)
+        strange = sentences[POOLS.index(self.pool) :: len(POOLS)][seed::SEEDS]
+        return Draw(edited[:facts], strange[:facts], others, passages[:PASSAGES])
 
     def given(self) -> Given:
         """What goes into every store."""
@@ -185,11 +185,9 @@ def check_disjoint(draw: Draw, given: Given) -> None:
     edited = {fact.subject.casefold() for fact in draw.facts}
     others = {known.subject.casefold() for known in draw.others}
     assert not edited & others and not edited & given_subjects and not others & given_subjects
-    assert not {known.question for known in given.prompts} & {known.question for known in draw.others}
     text = "\n".join(given.text)
     assert not any(part in text for part in (*draw.passages, *draw.strange))
     for fact in draw.facts:
         wordings = {wording.format(fact.subject) for wording in fact.wordings}
-        assert len(wordings) == WORDINGS and not any(
-            s.endswith(w) for s in (fact.question, *fact.paraphrases) for w in wordings
-        )
+        scored = (fact.question, *fact.paraphrases)
+        assert len(wordings) == WORDINGS and not any(text.endswith(w) for text in scored for w in wordings)

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import lifelong_edit
 from lifelong_edit import EditorSettings, EditRequest, LifelongEditor
 from lifelong_edit.cli.options import hide_loading_bars
-from real_facts import GIVEN, PASSAGE, SEEDS, Draw, Fact, Material, check_disjoint
+from real_facts import GIVEN, PASSAGE, POOLS, SEEDS, Draw, Fact, Material, check_disjoint
 from real_scores import answers, changes, first_choices, greedy, store_as
 from real_table import EDITED, KNOWN, OTHERS, STORED, Record, table
 
@@ -49,6 +49,7 @@ class Quality:
     def __init__(self, chosen: argparse.Namespace, scratch: Path) -> None:
         self.chosen, self.scratch = chosen, scratch
         self.tokenizer = AutoTokenizer.from_pretrained(chosen.model)
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         self.material = Material(chosen.pool, self.tokenizer)
         self.given = self.material.given()
         self.base = self.loaded()
@@ -199,7 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("real_quality.jsonl"))
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=",".join(ROWS))
     parser.add_argument("--seeds", type=lambda text: list(map(int, text.split(","))), default=list(range(SEEDS)))
-    parser.add_argument("--pool", choices=["dev", "test"], default="test")
+    parser.add_argument("--pool", choices=POOLS, default="test")
     parser.add_argument("--facts", type=int, default=60)
     parser.add_argument("--many", type=int, default=300)
     parser.add_argument("--singles", type=int, default=50, help="single edits, of the three seeds together")

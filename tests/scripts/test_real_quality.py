@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from real_facts import ROLES, SEEDS, Material, check_disjoint, role
+from real_facts import POOLS, ROLES, SEEDS, Material, check_disjoint, role
 from real_quality import settings_of
 from real_scores import FORMS, answers, changes, first_choices, store_as
 from real_table import table, wilson
@@ -25,7 +25,7 @@ def tiny() -> Any:
 
 
 @pytest.mark.skipif("LIFELONG_EDIT_DATA" not in os.environ, reason="LIFELONG_EDIT_DATA names no folder of data sets")
-@pytest.mark.parametrize("pool", ["dev", "test"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_what_is_measured_is_apart_between_seeds_and_from_what_is_given(pool: str) -> None:
     material = Material(pool, AutoTokenizer.from_pretrained(MODEL))
     given, draws = material.given(), [material.draw(seed, 100) for seed in range(SEEDS)]
@@ -42,7 +42,7 @@ def test_what_is_measured_is_apart_between_seeds_and_from_what_is_given(pool: st
 
 def test_roles_have_their_shares() -> None:
     drawn = [role(f"subject {n}") for n in range(4_000)]
-    assert [drawn.count(name) / 4_000 for name in ROLES] == pytest.approx(list(ROLES.values()), abs=0.03)
+    assert [drawn.count(name) / 40 for name in ROLES] == pytest.approx(list(ROLES.values()), abs=3)
 
 
 @torch.no_grad()
