@@ -13,6 +13,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -86,6 +87,11 @@ def role(subject: str) -> str:
     return next(name for name, end in zip(ROLES, accumulate(ROLES.values()), strict=True) if place < end)
 
 
+def stands_in(wording: str, scored: Sequence[str]) -> bool:
+    """Whether a scored prompt is the wording, or ends with it, in whatever case."""
+    return any(text.casefold().endswith(wording.casefold()) for text in scored)
+
+
 class Material:
     """The data sets, parted by role for one of the pools of facts."""
 
@@ -106,7 +112,8 @@ class Material:
         for relation, own in found.items():
             patterns = (pattern.rstrip(" .") for pattern in self.pararel[relation]["patterns"])
             ended = [p.removesuffix(" [Y]").replace("[X]", "{}") for p in patterns if p.endswith(" [Y]")]
-            found[relation] = sorted({*own, *(t for t in ended if t.count("{}") == 1)})
+            spelled = {t.casefold(): t for t in (*ended, *own) if t.count("{}") == 1}
+            found[relation] = sorted(spelled.values())
         return found
 
     def facts(self) -> list[Fact]:
@@ -120,7 +127,7 @@ class Material:
                 continue
             scored = (prompt.format(subject), *case["paraphrase_prompts"])
             templates = self.templates[edit["relation_id"]]
-            free = [t for t in templates if not any(text.endswith(t.format(subject)) for text in scored)]
+            free = [t for t in templates if not stands_in(t.format(subject), scored)]
             if len(free) < WORDINGS or subject in prompt:
                 continue
             wordings = tuple(random.Random(case["case_id"]).sample(free, WORDINGS))
@@ -190,4 +197,4 @@ def check_disjoint(draw: Draw, given: Given) -> None:
     for fact in draw.facts:
         wordings = {wording.format(fact.subject) for wording in fact.wordings}
         scored = (fact.question, *fact.paraphrases)
-        assert len(wordings) == WORDINGS and not any(text.endswith(w) for text in scored for w in wordings)
+        assert len(wordings) == WORDINGS and not any(stands_in(wording, scored) for wording in wordings)

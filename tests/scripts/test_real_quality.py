@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from real_facts import POOLS, ROLES, SEEDS, Material, check_disjoint, role
-from real_quality import settings_of
+from real_quality import requested, settings_of
 from real_scores import FORMS, answers, changes, first_choices, store_as
 from real_table import table, wilson
 
@@ -29,6 +29,7 @@ def tiny() -> Any:
 def test_what_is_measured_is_apart_between_seeds_and_from_what_is_given(pool: str) -> None:
     material = Material(pool, AutoTokenizer.from_pretrained(MODEL))
     given, draws = material.given(), [material.draw(seed, 100) for seed in range(SEEDS)]
+    assert len([requested(fact, worded=True) for fact in material.facts()]) > 500  # none is refused
     for draw in draws:
         check_disjoint(draw, given)
         assert {role(fact.subject) for fact in draw.facts} == {pool} and len(draw.others) > 250
