@@ -35,7 +35,7 @@ from real_scores import answers, changes, first_choices, greedy, store_as
 from real_table import EDITED, KNOWN, OTHERS, STORED, Record, table
 
 ROWS = (*STORED, *EDITED)
-SAMPLES = 8  # facts whose texts are kept
+BATCH, SAMPLES = 20, 8  # facts a commit; facts whose texts are kept
 STORIES = (
     "The capital of France is", "The theory of relativity was developed by", "Once upon a time, there was a",
     "Photosynthesis is the process by which", "To sort a list in Python, you can", "The president of the United States",
@@ -78,7 +78,7 @@ class Quality:
         drawn = Draw(drawn.facts[start:], drawn.strange[start:], drawn.others, drawn.passages)
         if job["row"] == "base":
             return self.base_scores(drawn)
-        kept = self.noted(yardstick("base", job))["kept"]
+        kept = self.noted(base_of(job))["kept"]
         if job["row"] in EDITED:
             return self.edited(job, drawn, kept)
         model = self.loaded()
@@ -172,16 +172,16 @@ def versions() -> dict[str, str]:
     return digest | {name: version(name) for name in ("torch", "transformers")}
 
 
-def yardstick(row: str, job: Job) -> Job:
-    """A job without edits, of the same model and seed."""
-    return {"row": row, **{name: job[name] for name in ("model", "pool", "seed")}}
+def base_of(job: Job) -> Job:
+    """The job that a job's answers are compared with."""
+    return {"row": "base", **{name: job[name] for name in ("model", "pool", "seed")}}
 
 
 def jobs(chosen: argparse.Namespace) -> Iterator[Job]:
     """What is to be measured, row by row; a single edit is a job of its own."""
-    given = {"set": chosen.set or None, "prompts": chosen.prompts, "limit_text": chosen.limit_text}
-    usual = {"set": None, "prompts": GIVEN, "limit_text": None}
-    options = {name: value for name, value in given.items() if value != usual[name]}
+    usual = {"prompts": GIVEN, "limit_text": None, "batch": BATCH}
+    options = {name: getattr(chosen, name) for name, value in usual.items() if getattr(chosen, name) != value}
+    options |= dict(option.split("=", 1) for option in chosen.set)
     for row, seed in ((row, seed) for row in ROWS if row in chosen.rows for seed in chosen.seeds):
         job = {"row": row, "model": chosen.model.name, "pool": chosen.pool, "seed": seed}
         if row in EDITED:
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=60)
     parser.add_argument("--many", type=int, default=300)
     parser.add_argument("--singles", type=int, default=50, help="single edits, of the three seeds together")
-    parser.add_argument("--batch", type=int, default=20, help="facts a commit")
+    parser.add_argument("--batch", type=int, default=BATCH, help="facts a commit")
     parser.add_argument("--prompts", type=int, default=GIVEN, help="true prompts of others for the second moments")
     parser.add_argument("--limit-text", type=int, help="paragraphs of text for a store; all by default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as JSON")
