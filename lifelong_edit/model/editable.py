@@ -148,14 +148,14 @@ class EditableModel:
         return cast
 
     def sharing(self, weights: Mapping[int, Tensor]) -> EditableModel:
-        """Another model that holds these weights [d_out, d_in] and shares all other tensors with this one."""
+        """Another model, without hooks, that holds these weights [d_out, d_in] and shares all its other tensors."""
         own = {layer: self.cast(layer, weight) for layer, weight in weights.items()}
         edited = {id(self.write(layer).weight) for layer in own}
         shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers()) if id(t) not in edited}
         model = copy.deepcopy(self.model, shared)
-        for module in model.modules():
-            for handle in self._hooks:  # they show a state of this model, not of the other
-                module._forward_hooks.pop(handle.id, None)
+        for module in model.modules():  # hooks show a state of this model, or watch it: neither is the other's
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
         other = EditableModel(model, self.tokenizer)
         other.texts = self.texts
         other._copy(own)

@@ -15,7 +15,11 @@ from lifelong_edit.cli import history
 from tests.cli.conftest import Place
 from tests.samples import PATIENCE, REQUESTS
 
-RUN = "from lifelong_edit.cli.main import main; main()"
+# A shell that starts the tests in the background has them ignore interrupts, and what they start too.
+RUN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from lifelong_edit.cli.main import main; main()"
+)
 RUN_AND_TELL = """
 import sys
 from lifelong_edit.cli.main import app

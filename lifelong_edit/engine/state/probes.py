@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.errors import ModelMismatch
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.tokens import tokens
+from lifelong_edit.model.tokens import pad_rows, tokens
 
 PROMPTS, TOKENS = 8, 16
 WARNING, REFUSAL = 1e-4, 1e-2  # largest difference of a logit, relative to the largest logit
@@ -18,7 +19,7 @@ WARNING, REFUSAL = 1e-4, 1e-2  # largest difference of a logit, relative to the 
 def take_probes(editable: EditableModel, seed: int) -> dict[str, Any]:
     """The likeliest tokens after a few sampled prompts and their logits, as plain JSON values."""
     prompts = list(sample_contexts(editable, PROMPTS, seed))
-    best = [_logits(editable, prompt).topk(TOKENS) for prompt in prompts]
+    best = [logits.topk(TOKENS) for logits in _logits(editable, prompts)]
     return {
         "prompts": prompts,
         "tokens": [found.indices.tolist() for found in best],
@@ -30,10 +31,10 @@ def take_probes(editable: EditableModel, seed: int) -> dict[str, Any]:
 def probe_distance(editable: EditableModel, probes: dict[str, Any]) -> float:
     """How far the model's logits are from the recorded ones, relative to the largest; rounding of the dtypes aside."""
     rounding = max(torch.finfo(dtype).eps for dtype in (editable.dtype, getattr(torch, probes["dtype"])))
-    worst = 0.0
-    for prompt, ids, logits in zip(probes["prompts"], probes["tokens"], probes["logits"], strict=True):
+    worst, now = 0.0, _logits(editable, probes["prompts"])
+    for found, ids, logits in zip(now, probes["tokens"], probes["logits"], strict=True):
         recorded = torch.tensor(logits)
-        apart = (_logits(editable, prompt)[ids] - recorded).abs().max() / recorded.abs().max()
+        apart = (found[ids] - recorded).abs().max() / recorded.abs().max()
         worst = max(worst, float(apart))
     return max(0.0, worst - 8 * rounding)
 
@@ -52,8 +53,13 @@ def check_probes(distance: float) -> str | None:
 
 
 @torch.no_grad()
-def _logits(editable: EditableModel, prompt: str) -> torch.Tensor:
-    """Float32 logits [vocabulary] of the next token, on the CPU."""
-    ids = torch.tensor([tokens(editable.texts, prompt)[0]], device=editable.device)
-    logits: torch.Tensor = editable.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return logits[0, -1].float().cpu()
+def _logits(editable: EditableModel, prompts: Sequence[str]) -> torch.Tensor:
+    """Float32 logits [prompts, vocabulary] of the next token, on the CPU; one pass for all."""
+    rows = [tokens(editable.texts, prompt)[0] for prompt in prompts]
+    padded = pad_rows(rows, [len(row) - 1 for row in rows], editable.pad_id, editable.device)
+    last = torch.full((len(rows),), padded.pivot, device=editable.device)
+    with editable.head_at(torch.arange(len(rows), device=editable.device), last):
+        logits: torch.Tensor = editable.model(
+            input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.position_ids, use_cache=False
+        ).logits
+    return logits[0].float().cpu()
