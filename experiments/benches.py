@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lifelong_edit.editing.contexts import sample_contexts
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.statistics import StatisticsSettings, begin, collect
 from lifelong_edit.facts import EditRequest, canonical_digest
@@ -79,7 +80,7 @@ class Bench:
             fronts = self.contexts if names == "bare" else ()
             listed = [replace(r, prompt="{}") for r in self.listed] if names == "bare" else self.listed
             forms = [replace(r, prompt=front + r.prompt) for r in listed[:count] for front in ("", *fronts)]
-            keys = collect_keys(self.editable, forms, layer, ())  # [d_in, n]
+            keys = collect_keys(self.editable, forms, layer, prefixed(()))  # [d_in, n]
             return keys @ keys.T / keys.shape[1]
 
         return self.cached(make, "entities", layer, names, count)

@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import HealthStop, SolveError
 from lifelong_edit.facts import EditRequest
@@ -98,7 +99,7 @@ class Run:
 
 def created(folder: str, model: Path, choices: dict[str, Any], watch: Watch) -> LifelongEditor:
     """An editor on a new store; layers that the bundled statistics do not cover need a second moment of their own."""
-    settings, world = EditorSettings(**choices), World.generate(BUNDLED_SEED)
+    settings, world = EditorSettings(target=TargetSettings(), **choices), World.generate(BUNDLED_SEED)
     text = [document.text for document in Writer(world, "statistics").one_pass()] if settings.layers else None
     return LifelongEditor.create(Path(folder) / "store", model, settings, text, dtype=torch.float32, watch=watch)
 

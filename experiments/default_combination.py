@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from lifelong_edit.algebra.system import Memory
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
@@ -61,7 +62,7 @@ class Job:
 def measure(model: Path, layer: int, job: Job) -> list[Row]:
     """The rows of one stream, at each load. A stream that the solver refuses ends there, and says so."""
     torch.set_num_threads(1)
-    settings = EditorSettings((layer,), Memory(job.memory), job.targets, **RIDGES[job.ridge])
+    settings = EditorSettings((layer,), Memory(job.memory), job.targets, target=TargetSettings(), **RIDGES[job.ridge])
     with (
         tempfile.TemporaryDirectory() as folder,
         LifelongEditor.create(Path(folder) / "store", model, settings, dtype=torch.float32) as editor,

@@ -27,12 +27,13 @@ from torch import Tensor
 from benches import EDITED, WORLDS, Bench, Row, figures, json_lines, known
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.algebra.system import Columns, Memory, Pair, append, base_residuals, fold, materialise
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kernel.write import LayerState, spread
+from lifelong_edit.kinds.kernel.batch import LayerState, spread
 from results import markdown, write_below
 
 BLOCK = 100
@@ -123,7 +124,7 @@ class Stream:
 
     def mean_mass(self, layer: int) -> float:
         """g, the mean of k'C^-1 k over the stream's keys."""
-        keys = collect_keys(self.editable, self.bench.requests, layer, self.contexts)
+        keys = collect_keys(self.editable, self.bench.requests, layer, prefixed(self.contexts))
         return (keys * self.metrics[layer].whiten(keys)).sum(0).mean().item()
 
     def targets(self, batch: list[EditRequest]) -> Tensor:
@@ -145,7 +146,7 @@ class Stream:
             n: LayerState(self.base[n], self.metrics[n], Pair.concatenate(self.pairs[n]), ridge * self.ridges[n], {})
             for n in self.layers
         }
-        spread(self.editable, batch, names, delta, on_base, states, self.contexts, self.place)
+        spread(self.editable, batch, names, delta, on_base, states, prefixed(self.contexts), self.place)
         self.editable.set_weights({n: materialise(self.base[n], self.pairs[n]) for n in self.layers})
 
     def missing(self, done: list[EditRequest]) -> list[int]:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benches import Bench, known, tiny
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from results import markdown, write_below
@@ -36,10 +37,12 @@ Line = list[float | int | str]
 
 def measure(bench: Bench, ridge: str, way: str) -> Iterator[Line]:
     """A line at each stop: argmax efficacy over all facts, recall of what is protected, and of what is not."""
-    weight, layer = WAYS[way], EditorSettings().resolved(bench.editable)[0]
+    weight, layer = WAYS[way], EditorSettings(target=TargetSettings()).resolved(bench.editable)[0]
     spared = known_requests(bench)
     others = known(bench, bench.untouched)
-    settings = EditorSettings(**RIDGES[ridge], protection=weight or EditorSettings().protection)
+    settings = EditorSettings(
+        target=TargetSettings(), **RIDGES[ridge], protection=weight or EditorSettings().protection
+    )
     with tempfile.TemporaryDirectory() as folder, bench.editable.rewritten({layer: bench.editable.weight(layer)}):
         at_once = spared if weight else ()
         editor = LifelongEditor.create(Path(folder) / "store", bench.editable, settings, bench.text, protect=at_once)

@@ -22,12 +22,13 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.algebra.system import Columns, Memory, Pair, append, materialise
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.editing.targets import optimise_targets
+from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kernel.batch import LayerState, spread
 from lifelong_edit.kinds.kernel.kernel import Kernel
-from lifelong_edit.kinds.kernel.write import LayerState, spread
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.scores import argmax_rate
 from lifelong_edit.world.generator import BUNDLED_SEED, World
@@ -106,11 +107,11 @@ def without_slots(model: Path, stream: Stream, settings: EditorSettings, method_
             return materialise(state.base, pairs)
 
         for batch in batches([*stream.first, *stream.second], "no slots, batch, live"):
-            delta = optimise_targets(editable, [[r] for r in batch], layer, editor.contexts, settings.target).delta
+            delta = optimise_targets(editable, [[r] for r in batch], layer, editor.contexts, TargetSettings()).delta
             ridges = torch.full((len(batch),), ridge, dtype=torch.float64)
             before = LayerState(state.base, kernel.metrics[layer], Pair.concatenate(pairs), ridges, {})
             names = [request.subject for request in batch]
-            spread(editable, batch, names, delta, False, {layer: before}, editor.contexts, place)
+            spread(editable, batch, names, delta, False, {layer: before}, prefixed(editor.contexts), place)
             editable.set_weight(layer, materialise(state.base, pairs))
         return ["no slots, batch, live", *stream.figures(editable), ""]
 
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    stream, default = Stream.of(arguments.people, arguments.seed), EditorSettings()
+    stream, default = Stream.of(arguments.people, arguments.seed), EditorSettings(target=TargetSettings())
     live = replace(default, memory=Memory.batch, targets="live")
     rows: list[Callable[[], list[object]]] = [
         lambda: with_slots(arguments.model, stream, default),

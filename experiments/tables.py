@@ -24,6 +24,7 @@ from tqdm import tqdm
 from benches import WORLDS, Bench, Row, figures, known
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
 from results import markdown, rows_of
@@ -64,7 +65,7 @@ WAYS = [
 
 def measure(bench: Bench, way: Way, stops: list[int]) -> Iterator[Row]:
     """One stream; a row at each stop. One that the solver refuses ends there, and says so."""
-    settings = EditorSettings(statistics=StatisticsSettings(tokens=100_000), **way.settings)
+    settings = EditorSettings(target=TargetSettings(), statistics=StatisticsSettings(tokens=100_000), **way.settings)
     untouched, ppl = known(bench, bench.untouched), bench.perplexity()
     (layer,) = settings.resolved(bench.editable)
     with tempfile.TemporaryDirectory() as folder, bench.editable.rewritten({layer: bench.editable.weight(layer)}):

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import score_continuations
@@ -69,7 +70,7 @@ def auc(scores: Tensor, positive: Tensor) -> float:
 
 def measure(model: Path, stream: Stream) -> Iterator[Row]:
     """A row at each stop, and one for the accused edits at the end."""
-    world, settings = World.generate(BUNDLED_SEED), EditorSettings(**stream.settings)
+    world, settings = World.generate(BUNDLED_SEED), EditorSettings(target=TargetSettings(), **stream.settings)
     requests = edit_requests(world, FACTS, stream.seed)
     text = [document.text for document in Writer(world, "statistics").one_pass()] if settings.layers else None
     with (

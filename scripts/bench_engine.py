@@ -54,7 +54,7 @@ def measured(folder: Path) -> Figures:
     import torch
 
     from lifelong_edit import EditorSettings, LifelongEditor
-    from lifelong_edit.editing.targets import optimise_targets
+    from lifelong_edit.editing.targets import TargetSettings, optimise_targets
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.world.generator import BUNDLED_SEED, World
     from lifelong_edit.world.requests import edit_requests
@@ -63,8 +63,8 @@ def measured(folder: Path) -> Figures:
     requests, times = edit_requests(World.generate(BUNDLED_SEED), BATCHES * BATCH, 0), Times()
     batches = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
     editable = EditableModel.open(MODEL, torch.float32)
-    (layer,) = EditorSettings().resolved(editable)
-    base, settings, groups = editable.weight(layer), EditorSettings().target, [[request] for request in batches[0]]
+    (layer,) = EditorSettings(target=TargetSettings()).resolved(editable)
+    base, settings, groups = editable.weight(layer), TargetSettings(), [[request] for request in batches[0]]
     with LifelongEditor.create(folder, MODEL, dtype=torch.float32) as editor:
         for batch in batches:
             times.of("commit", lambda: editor.apply(batch))  # noqa: B023

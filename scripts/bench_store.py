@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.editing.targets import Targets, optimise_targets
+from lifelong_edit.editing.targets import Targets, TargetSettings, optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change.bodies import revert_body
 from lifelong_edit.facts import EditRequest
@@ -54,7 +54,7 @@ def random_targets(seed: int) -> Iterator[None]:
         delta = torch.randn(editable.shape(layer)[0], len(groups), generator=generator, dtype=torch.float64)
         return Targets(delta, (0.0,) * len(groups), (0,) * len(groups))
 
-    with patch("lifelong_edit.kinds.kernel.write.optimise_targets", drawn):
+    with patch("lifelong_edit.kinds.kernel.batch.optimise_targets", drawn):
         yield
 
 
@@ -81,7 +81,7 @@ def filled(folder: Path, model: Path, requests: Sequence[EditRequest], sizes: Se
 
 def measured(store: Path, editable: EditableModel, requests: Sequence[EditRequest]) -> Row:
     """Seconds of what one can do with a store whose base is `editable`, which is left as it was."""
-    base = {n: editable.weight(n) for n in EditorSettings().resolved(editable)}
+    base = {n: editable.weight(n) for n in EditorSettings(target=TargetSettings()).resolved(editable)}
 
     def opened(cached: bool) -> float:
         for pairs in [] if cached else (store / "cache").iterdir():
@@ -105,7 +105,7 @@ def measured(store: Path, editable: EditableModel, requests: Sequence[EditReques
 def reverted(editor: LifelongEditor, base: dict[int, torch.Tensor], requests: Sequence[EditRequest]) -> Row:
     """Seconds of single reverts spread over the ledger, which are taken back, each beside a batch's targets."""
     ids = list(editor.facts())
-    layer, settings = max(base), editor.settings.target
+    layer, settings = max(base), TargetSettings()
     times: dict[str, list[float]] = {"its algebra": [], "revert": [], "targets of a batch": []}
     for start in range(0, REPEATS * BATCH, BATCH):
         id = ids[(2 * start + BATCH) * len(ids) // (2 * REPEATS * BATCH)]
@@ -148,7 +148,7 @@ def main() -> int:
         rows = list(filled(Path(folder), chosen.model, requests, counts))
     print(tabulate([[row[column] for column in COLUMNS] for row in rows], COLUMNS, floatfmt=".3f"))
     editable = EditableModel.open(chosen.model)
-    shape = editable.shape(max(EditorSettings().resolved(editable)))
+    shape = editable.shape(max(EditorSettings(target=TargetSettings()).resolved(editable)))
     table = [sizes(chosen.model.name, shape, rows[-1]["bytes a fact"]), sizes("Llama 3 8B", LLAMA_3_8B)]
     headers = ["bytes", "d_out", "d_in", "a fact's record", "on disk", "a dense float32 delta"]
     print("\n" + tabulate(table, headers, floatfmt=",.0f", intfmt=",", missingval="-"))

@@ -72,7 +72,7 @@ def main() -> int:
     chosen = parser.parse_args()
 
     editable = EditableModel.open(chosen.model, getattr(torch, chosen.dtype))
-    layer = max(EditorSettings().resolved(editable)) if chosen.layer is None else chosen.layer
+    layer = max(EditorSettings(target=TargetSettings()).resolved(editable)) if chosen.layer is None else chosen.layer
     contexts = sample_contexts(editable, chosen.contexts, chosen.seed)
     requests = edit_requests(World.generate(BUNDLED_SEED), chosen.facts, chosen.seed)
     sides = {

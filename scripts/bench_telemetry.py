@@ -22,6 +22,7 @@ from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.system import Columns, Memory, Pair, fold
 from lifelong_edit.algebra.telemetry import BaseSize, risks, telemetry
 from lifelong_edit.editing.contexts import sample_contexts
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import beside_model, read_moment
 from lifelong_edit.editing.settings import EditorSettings
@@ -48,7 +49,7 @@ def filled(
 ) -> list[Columns]:
     """Batches of columns with the keys of these facts and random residuals."""
     generator, d_out = torch.Generator().manual_seed(0), editable.shape(layer)[0]
-    keys = collect_keys(editable, requests, layer, contexts)  # [d_in, n]
+    keys = collect_keys(editable, requests, layer, prefixed(contexts))  # [d_in, n]
     residuals = torch.randn(d_out, len(requests), generator=generator, dtype=torch.float64)
     ridge = torch.full((len(requests),), RIDGE * metric.mean_key_mass, dtype=torch.float64)
     names = tuple(str(i) for i in range(len(requests)))
@@ -65,7 +66,7 @@ def main() -> int:
     chosen = parser.parse_args()
 
     editable = EditableModel.open(chosen.model, torch.float32)
-    layer = max(EditorSettings().resolved(editable))
+    layer = max(EditorSettings(target=TargetSettings()).resolved(editable))
     contexts = sample_contexts(editable, EditorSettings().contexts, chosen.seed)
     requests = edit_requests(World.generate(BUNDLED_SEED), chosen.facts, chosen.seed)
     moment, _ = read_moment(beside_model(chosen.model, layer).read_bytes())

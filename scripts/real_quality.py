@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import lifelong_edit
 from lifelong_edit import EditorSettings, EditRequest, LifelongEditor
 from lifelong_edit.cli.options import hide_loading_bars
+from lifelong_edit.editing.layered import LayeredSettings
 from real_facts import GIVEN, PASSAGE, POOLS, SEEDS, Draw, Fact, Material, check_disjoint
 from real_scores import answers, changes, first_choices, greedy, store_as
 from real_table import EDITED, KNOWN, OTHERS, STORED, Record, table
@@ -149,7 +150,7 @@ def requested(fact: Fact, worded: bool) -> EditRequest:
 
 def settings_of(seed: int, options: Sequence[str]) -> EditorSettings:
     """The defaults, but for options like `ridge=0.3`, `layers=[3,4,5]` and `target.clamp=0.5`."""
-    values = EditorSettings(seed=seed).to_dict()
+    values = EditorSettings(seed=seed, target=LayeredSettings()).to_dict()
     for name, value in (option.split("=", 1) for option in options):
         *path, last = name.split(".")
         place = values

@@ -17,6 +17,7 @@ from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.cli.text import entry_document, print_result
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -32,7 +33,7 @@ from lifelong_edit.world.tasks import downstream_tasks, held_out_stories
 BATCH, EDITS, QUICK_EDITS = 10, 300, 60
 EXAM, QUICK_EXAM = (400, 200, 100), (150, 50, 25)  # untouched facts, stories, questions of each task
 COHORT = 30
-DEFAULT = EditorSettings()
+DEFAULT = EditorSettings(target=TargetSettings())
 OTHER = replace(DEFAULT, memory=Memory.batch, targets="live", ridge=0.5, halvings=0)  # the published procedure
 
 

@@ -72,7 +72,7 @@ def init(
         "norm_limit": norm_limit,
         "prompt_share": prompt_share,
     }
-    settings, watched = _settings(choices), None if watch is None else read_watch(watch)
+    settings, watched = _settings(model, choices), None if watch is None else read_watch(watch)
     stated = None if prompts is None else read_lines(prompts)
     if dry_run:
         return _preview_init(model, store, settings, text, watched, stated, dtype, device, as_json)
@@ -113,7 +113,7 @@ def stats(
     base = fingerprint(editable)
     if text is None:
         return _show(folder, base, as_json)
-    settings = _settings({"layers": layer or None})
+    settings = _settings(model, {"layers": layer or None})
     layers = settings.resolved(editable)
     wanted = settings.statistics if tokens is None else replace(settings.statistics, tokens=tokens)
     paths, texts = [beside_model(folder, number) for number in layers], _texts(text) or []
@@ -157,11 +157,12 @@ def read_watch(path: Path) -> Watch:
         raise RequestError(f"{path} names nothing to watch: {error}. Write {WATCH_HELP[32:]}") from error
 
 
-def _settings(choices: dict[str, Any]) -> EditorSettings:
+def _settings(model: Path, choices: dict[str, Any]) -> EditorSettings:
+    """What goes with the model, and what is chosen otherwise."""
+    from lifelong_edit.editing.profile import suited
     from lifelong_edit.editing.settings import EditorSettings
 
-    given = {name: value for name, value in choices.items() if value is not None}
-    return EditorSettings.from_dict({**EditorSettings().to_dict(), **given})
+    return suited(EditorSettings(**{name: value for name, value in choices.items() if value is not None}), model)
 
 
 def _texts(path: Path | None) -> Sequence[str] | None:
@@ -191,17 +192,16 @@ def _preview_init(
         raise RequestError(f"{store} is not empty. Give a new folder, or go on with an interrupted init without this.")
     options.hide_loading_bars()
     editable = EditableModel.open(model, options.torch_dtype(dtype), device)
-    layers, base, texts = settings.resolved(editable), fingerprint(editable), _texts(text)
+    pinned, base, texts = settings.pinned(editable), fingerprint(editable), _texts(text)
     if texts is None:
-        shipped_moments(model, {layer: editable.shape(layer)[1] for layer in layers}, base)
+        shipped_moments(model, {layer: editable.shape(layer)[1] for layer in pinned.layers}, base)
     said = None if watch is None else sum(Watched.on_base(editable, watch).said)
     source = "second moments beside the model" if texts is None else f"{counted(len(texts), 'paragraph')} of {text}"
     watching = "" if watch is None else f"; the base says {said} of {counted(len(watch.facts), 'watched fact')}"
     share = "" if prompts is None else f", {settings.prompt_share:g} of C from {counted(len(prompts), 'prompt')}"
-    config = {**settings.to_dict(), "layers": list(layers)}
-    choices = f"layers {listed([str(n) for n in layers])}, {source}{share}{watching}"
+    choices = f"layers {listed([str(n) for n in pinned.layers])}, {source}{share}{watching}"
     told = f"{store} would be made: {choices}. Nothing is made."
-    print_result(as_json, {"store": store, "fingerprint": base, "config": config, "watched": said}, told)
+    print_result(as_json, {"store": store, "fingerprint": base, "config": pinned.to_dict(), "watched": said}, told)
 
 
 def _show(folder: Path, base: str, as_json: bool) -> None:

@@ -61,12 +61,12 @@ def drawn_sentences(texts: Iterable[str], count: int, seed: int) -> tuple[str, .
     return tuple(f"{sentence} " for sentence in _drawn(found, count, [seed]))
 
 
-def prefixes_for(pool: Sequence[str], slot_ids: tuple[int, ...], count: int, seed: int) -> tuple[str, ...]:
+def prefixes_for(pool: Sequence[str], slot_ids: tuple[int, ...], count: int) -> tuple[str, ...]:
     """Draw `count` prefixes of the pool for a slot (its token ids); all of the pool when it has no more than that.
 
     Equal slots get equal prefixes, whatever else is edited: the facts of a slot share them.
     """
-    return tuple(pool) if len(pool) <= count else tuple(_drawn(pool, count, [seed, *slot_ids]))
+    return tuple(pool) if len(pool) <= count else tuple(_drawn(pool, count, slot_ids))
 
 
 def _drawn(choices: Iterable[str], count: int, seed: Sequence[int]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lifelong_edit.algebra.system import AMPLIFICATION_LIMIT, Memory
+from lifelong_edit.editing.layered import LayeredSettings
 from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
@@ -14,20 +15,23 @@ from lifelong_edit.facts import TextRule
 from lifelong_edit.methods import ClosedForm, check_ridge, method_named
 from lifelong_edit.model.editable import EditableModel
 
+Recipe = TargetSettings | LayeredSettings
+"""How targets are found."""
+
 TARGETS = ("live", "base")
-MOST = 1_000  # contexts of a fact or of its pool, halvings of a ridge
+MOST = 1_000  # contexts that are sampled, halvings of a ridge
 
 
 @dataclass(frozen=True, slots=True)
 class EditorSettings:
     """The choices of a store, fixed at its creation and kept in its first ledger entry.
 
-    `layers`: the edited layers; empty means the one at a fifth of the depth, where MEMIT edits GPT-J and Llama.
-    `memory` and `targets`: see the README. `ridge` of a method that has one, in units of the mean key mass of generic
-    text; None means the method's own. It is a large one to begin with: for a fact that the model does not say with at
-    least `confidence`, the geometric mean of its tokens' probabilities, it is halved up to `halvings` times as the fact
-    is written. `contexts`: behind how many prefixes a fact is fitted; `context_pool`: from how many sentences of the
-    text that the store is made with they are drawn, 0 to sample them from the model. `shrinkage` of the second moment:
+    `target` says how targets are found: by `LayeredSettings` at several layers together, by `TargetSettings` at one.
+    `layers`: the edited layers. `memory` and `targets`: see the README. `ridge` of a method that has one, in units of
+    the mean key mass of generic text. For a fact that the model does not say with at least `confidence`, the geometric
+    mean of its tokens' probabilities, it is halved up to `halvings` times as the fact is written. What is left open of
+    these is what the model's profile says, and then `LayeredSettings()` and what goes with `target`. `contexts`: how
+    many prefixes are sampled. `shrinkage` of the second moment:
     C_s = (1 - s) C + s tr(C)/d I. `protection`: how much the keys of protected requests count in it, where generic text
     counts 1; `prompt_share`: the share of it that is the moment of true prompts, where a store is made with some.
     `norm_limit`: the most by which a commit of n facts may move an edited weight W_0, in Frobenius norms
@@ -39,9 +43,8 @@ class EditorSettings:
     targets: str = "base"
     ridge: float | None = None
     halvings: int = 8
-    confidence: float = 0.85
+    confidence: float | None = None
     contexts: int = 3
-    context_pool: int = 32
     shrinkage: float = 0.0
     protection: float = 1.0
     prompt_share: float = 0.5
@@ -49,7 +52,7 @@ class EditorSettings:
     norm_limit: float | None = 1.5
     seed: int = 0
     text: TextRule = TextRule.kept
-    target: TargetSettings = field(default_factory=TargetSettings)
+    target: Recipe | None = None
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
 
     def __post_init__(self) -> None:
@@ -64,8 +67,8 @@ class EditorSettings:
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.targets not in TARGETS:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
-        if not all(0 <= number <= MOST for number in (self.contexts, self.context_pool, self.halvings)):
-            raise RequestError(f"contexts, context_pool and halvings are numbers from 0 to {MOST:,}.")
+        if not (0 <= self.contexts <= MOST and 0 <= self.halvings <= MOST):
+            raise RequestError(f"contexts and halvings are numbers from 0 to {MOST:,}.")
         if not 0 <= self.seed < 2**63:
             raise RequestError(f"A seed is a number of 63 bits, 0 or more, not {self.seed}.")
         if not self.amplification_limit > 0:
@@ -76,10 +79,15 @@ class EditorSettings:
             raise RequestError(f"A weight of protection is a positive number, not {self.protection}.")
         if not 0 < self.prompt_share < 1:
             raise RequestError(f"A prompt share lies between 0 and 1, not at {self.prompt_share}.")
-        if not 0 < self.confidence < 1:
+        if self.confidence is not None and not 0 < self.confidence < 1:
             raise RequestError(f"A confidence is a probability between 0 and 1, not {self.confidence}.")
         if self.ridge is not None and not 0 < self.ridge < float("inf"):
             raise RequestError(f"The ridge of a store is a positive number, not {self.ridge}. Without one, use emmet.")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How targets are found: `target`, by layers where it is left open."""
+        return self.target or LayeredSettings()
 
     def resolved(self, editable: EditableModel) -> tuple[int, ...]:
         """The layers to edit in this model; `RequestError` for one it lacks or a set it cannot spread over.
@@ -87,11 +95,19 @@ class EditorSettings:
         Also for a ridge that no method may have: a store that was made with one can still be opened.
         """
         check_ridge(self.ridge or 0.0)
-        layers = self.layers or (editable.layers // 5,)
+        layers = self.layers or self.recipe.layers(editable.layers)
         for layer in layers:
             editable.block(layer)
-        _check_spreadable(editable, layers)
+        if isinstance(self.recipe, TargetSettings):
+            _check_spreadable(editable, layers)
         return layers
+
+    def pinned(self, editable: EditableModel) -> EditorSettings:
+        """These settings for this model, with a number for everything that was left open."""
+        ridge = self.recipe.ridge if self.ridge is None else self.ridge
+        confidence = self.recipe.confidence if self.confidence is None else self.confidence
+        layers = self.resolved(editable)
+        return replace(self, layers=layers, ridge=ridge, confidence=confidence, target=self.recipe)
 
     def method(self, name: str) -> ClosedForm:
         """The method of this name, with the store's ridge if it has one; `RequestError` when there is none."""
@@ -107,13 +123,24 @@ class EditorSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EditorSettings:
         """The settings that `to_dict` wrote; what older stores could not choose is as it was."""
-        nested = {
-            "target": TargetSettings(**values["target"]),
-            "statistics": StatisticsSettings(**{"outlier": None, **values["statistics"]}),
-            "layers": tuple(values["layers"]),
-        }
-        before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "context_pool": 0}
-        return cls(**{**before, "text": TextRule.stripped, **values, **nested})
+        before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "text": TextRule.stripped}
+        statistics = {"outlier": None, **values["statistics"]}
+        return cls.from_choices({**before, **values, "statistics": statistics})
+
+    @classmethod
+    def from_choices(cls, values: dict[str, Any]) -> EditorSettings:
+        """Settings of which only some are chosen, as plain JSON values; the others are as they are by default."""
+        chosen = dict(values)
+        if chosen.get("target") is not None:
+            chosen["target"] = _target(chosen["target"])
+        if "statistics" in chosen:
+            chosen["statistics"] = StatisticsSettings(**chosen["statistics"])
+        return cls(**chosen)
+
+
+def _target(values: dict[str, Any]) -> Recipe:
+    """How targets are found, told by what there is to choose."""
+    return LayeredSettings(**values) if "margin" in values else TargetSettings(**values)
 
 
 def _check_spreadable(editable: EditableModel, layers: Sequence[int]) -> None:

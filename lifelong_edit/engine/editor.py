@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lifelong_edit.defaults import EFFICACY, HALVINGS, METHOD, PROBED
+from lifelong_edit.editing.profile import suited
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.change import bodies
@@ -61,6 +62,7 @@ class LifelongEditor(Reader):
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
+        What `settings` leave open is taken from a profile in the model's folder (`lifelong_edit.json`).
         A folder is loaded onto `device`, in its own dtype unless one is given; float32 keeps small edits that bfloat16
         rounds off. A model given as an object is frozen and put into evaluation mode. `text` is generic text to take
         second moments from; without it those beside the model are used. `progress` is told how many of the wanted
@@ -73,7 +75,7 @@ class LifelongEditor(Reader):
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
-        folder, given = Path(path), settings or EditorSettings()
+        folder, given = Path(path), suited(settings or EditorSettings(), beside)
         store = found(
             folder, editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind, method, prompts
         )
@@ -275,7 +277,7 @@ class LifelongEditor(Reader):
     ) -> Commit:
         """Write a batch. `refused` are the ids of a batch that was too much at once, of which this one is a part."""
         session, kind_of_memory = self._session, self._session.kind
-        batch = take_in(session.writable(), session.contexts, session.head.history.facts, requests)
+        batch = take_in(session.writable(), session.kind.forms, session.head.history.facts, requests)
         if not batch.requests:
             kind_of_memory.choose(method, ridge, 0)
             return Commit(None, skipped=batch.skipped)

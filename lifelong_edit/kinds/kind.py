@@ -196,9 +196,10 @@ class Kind(ABC):
         self.store, self.settings = store, settings
         self.init = entries[0].body
         self.contexts: tuple[str, ...] = tuple(self.init["contexts"])
+        self.forms = settings.recipe.forms(self.contexts)
         self.live = editable
         self.base = self.unedited(editable)
-        self._bench: EditableModel | None = None
+        self._bench = self.base.apart(editable).tokenized_by(copy.deepcopy(editable.tokenizer))
         self._alone = threading.RLock()
         self._asked: list[State] = []  # the states of the `showing` blocks we are in, innermost last
         self._shown: State | None = None
@@ -374,13 +375,10 @@ class Kind(ABC):
     def bench(self) -> EditableModel:
         """A model of the kind's own, with its own tokenizer, which shares all but the edited tensors with the live one.
 
-        All trials run on it, so that who serves the live model meets no half-made edit. It is made when it is first
-        asked for: who opens a store to serve its model needs none.
+        All trials run on it, so that who serves the live model meets no half-made edit. It is made when the store is
+        opened, before anybody can be using the live model's tokenizer.
         """
-        with self._alone:
-            if self._bench is None:
-                self._bench = self.base.apart(self.live).tokenized_by(copy.deepcopy(self.live.tokenizer))
-            return self._bench
+        return self._bench
 
     @contextmanager
     def showing(self, state: State) -> Iterator[EditableModel]:

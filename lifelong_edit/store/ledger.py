@@ -382,11 +382,11 @@ class Body(TypedDict, total=False):
     fingerprint: str
     base_weights: str
     contexts: list[str]
-    sentences: list[str]  # of the text that the store was made with
     prompts: dict[str, Any]  # count and digest of the true statements in the second moments
     statistics: dict[str, str]  # digest of the second moment of the keys
     calibration: dict[str, float]  # mean key mass
     condition: dict[str, float]  # condition number of the metric
+    sensitivity: dict[str, str]  # digest of the sensitivities, where text was given
     probes: dict[str, Any]
     watch: dict[str, Any]
     protected: list[dict[str, Any]]

@@ -36,15 +36,15 @@ def named_records(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def named_statistics(entries: Iterable[Entry]) -> dict[str, int]:
-    """The digests of the second moments the store is pinned to, each with the seq of the entry that names it."""
+    """The digests of the second moments and sensitivities of a store, each with the seq of the entry that names it."""
     named: dict[str, int] = {}
     for entry in entries:
         if entry.kind == "init":
-            pinned = entry.body.get("statistics", {})
-            if not isinstance(pinned, dict) or not all(map(is_digest, pinned.values())):
-                raise StoreCorrupt(f"entry {entry.seq} does not name its statistics by digest. Restore a backup.")
-            for digest in pinned.values():
-                named.setdefault(digest, entry.seq)
+            for pinned in (entry.body.get("statistics", {}), entry.body.get("sensitivity", {})):
+                if not isinstance(pinned, dict) or not all(map(is_digest, pinned.values())):
+                    raise StoreCorrupt(f"entry {entry.seq} does not name its statistics by digest. Restore a backup.")
+                for digest in pinned.values():
+                    named.setdefault(digest, entry.seq)
     return named
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lifelong_edit.cli.main import app
+from lifelong_edit.editing.profile import PROFILE
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Store
 from tests.samples import REQUESTS, TEXT, lively_editable
@@ -70,10 +72,12 @@ def write_requests(path: Path, requests: Sequence[EditRequest]) -> str:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with a profile: targets of one layer, large enough to change what random weights say."""
     folder = tmp_path_factory.mktemp("model")
     editable = lively_editable("gpt2")
     editable.model.save_pretrained(folder)
     editable.tokenizer.save_pretrained(folder)
+    (folder / PROFILE).write_text(json.dumps({"target": asdict(TargetSettings())}), encoding="utf-8")
     return folder
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lifelong_edit.editing.contexts import drawn_sentences, prefixes_for, sample_contexts
+from lifelong_edit.editing.layered import LayeredSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.model.editable import EditableModel
 from tests.models import TOKENIZERS, small_editable, small_model
@@ -94,26 +95,23 @@ def test_what_is_no_whole_plain_sentence_of_some_words_is_not_drawn(text: str) -
     assert drawn_sentences([text, PLAIN[0]], 8, seed=0) == (f"{PLAIN[0]} ",)
 
 
-def test_the_prefixes_of_a_slot_depend_on_the_slot_and_on_the_seed_alone() -> None:
+def test_the_prefixes_of_a_slot_depend_on_the_slot_alone() -> None:
     slots = [(number, 7) for number in range(20)]
-    drawn = {slot: prefixes_for(PLAIN, slot, 3, seed=0) for slot in slots}
-    assert drawn == {slot: prefixes_for(PLAIN[::-1], slot, 3, seed=0) for slot in reversed(slots)}
+    drawn = {slot: prefixes_for(PLAIN, slot, 3) for slot in slots}
+    assert drawn == {slot: prefixes_for(PLAIN[::-1], slot, 3) for slot in reversed(slots)}
     assert len(set(drawn.values())) > 10 and all(len(set(prefixes)) == 3 for prefixes in drawn.values())
     assert len(set().union(*drawn.values())) > 20  # of 40: no few are drawn for all
-    assert any(prefixes_for(PLAIN, slot, 3, seed=1) != drawn[slot] for slot in slots)
 
 
 @pytest.mark.parametrize("count", [3, 4])
 def test_a_pool_that_is_no_larger_than_what_is_wanted_is_taken_whole(count: int) -> None:
-    assert prefixes_for(PLAIN[:3], (1, 2), count, seed=0) == tuple(PLAIN[:3])
+    assert prefixes_for(PLAIN[:3], (1, 2), count) == tuple(PLAIN[:3])
 
 
-def test_a_store_pins_sentences_of_its_text(tmp_path: Path) -> None:
-    with new_editor(tmp_path / "store", small_editable("llama"), PLAIN, context_pool=5, seed=5) as editor:
-        assert tuple(editor.history()[0].body["sentences"]) == drawn_sentences(PLAIN, 5, seed=5)
-
-
-def test_sampled_prefixes_fill_up_where_a_text_has_too_few_sentences(tmp_path: Path) -> None:
-    with new_editor(tmp_path / "store", small_editable("llama"), ["abc " * 50, PLAIN[0]], contexts=3, seed=5) as editor:
-        sampled = sample_contexts(small_editable("llama"), 3, seed=5)
-        assert editor.history()[0].body["sentences"] == [f"{PLAIN[0]} ", *sampled[1:]]
+@pytest.mark.parametrize("pool", [2, 5])
+def test_a_store_pins_sentences_of_its_text_and_samples_what_they_lack(pool: int, tmp_path: Path) -> None:
+    target = LayeredSettings(steps=2, pool=pool)
+    editable = small_editable("llama")
+    with new_editor(tmp_path / "store", editable, PLAIN, contexts=3, target=target, seed=5) as editor:
+        drawn = drawn_sentences(PLAIN, pool, seed=5)
+        assert editor.contexts == drawn + sample_contexts(editable, 3 - min(3, pool), seed=5)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lifelong_edit.editing.keys import check_lengths, collect_keys, context_weights
+from lifelong_edit.editing.forms import prefixed
+from lifelong_edit.editing.keys import check_lengths, collect_keys
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -40,32 +41,24 @@ def editable() -> EditableModel:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_key_is_the_weighted_mean_of_captured_inputs(model_type: str, layer: int) -> None:
     editable = lively_editable(model_type, torch.float32 if model_type == "gemma2" else torch.float64)
-    keys = collect_keys(editable, REQUESTS, layer, CONTEXTS)
+    keys = collect_keys(editable, REQUESTS, layer, prefixed(CONTEXTS))
     for key, request in zip(keys.T, REQUESTS, strict=True):
         bare, *others = (input_at_subject(editable, request, layer, prefix) for prefix in ("", *CONTEXTS))
         expected = bare / 2 + torch.stack(others).mean(dim=0) / 2
         assert (key - expected).norm() <= (1e-5 if model_type == "gemma2" else 1e-12) * expected.norm()
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_context_weights_are_a_mean_in_which_the_bare_prompt_counts_half(count: int) -> None:
-    weights = context_weights(count)
-    assert len(weights) == 1 + count
-    assert weights.sum() == pytest.approx(1)
-    assert weights[0] == (0.5 if count else 1)
-
-
 def test_facts_of_one_slot_have_bit_equal_keys(editable: EditableModel) -> None:
     """What stands behind the subject, the target and the rest of the batch do not reach the key."""
     other = EditRequest("{} works in the town of", "Ada Quill", "Oran near the river")
-    keys = collect_keys(editable, [REQUESTS[1], REQUESTS[0], other, REQUESTS[3]], 0, CONTEXTS)
+    keys = collect_keys(editable, [REQUESTS[1], REQUESTS[0], other, REQUESTS[3]], 0, prefixed(CONTEXTS))
     assert torch.equal(keys[:, 1], keys[:, 2])
     assert not torch.equal(keys[:, 0], keys[:, 1])
 
 
 def test_keys_do_not_depend_on_the_batch(editable: EditableModel) -> None:
-    together = collect_keys(editable, REQUESTS, 0, CONTEXTS)
-    alone = torch.cat([collect_keys(editable, [request], 0, CONTEXTS) for request in REQUESTS], dim=1)
+    together = collect_keys(editable, REQUESTS, 0, prefixed(CONTEXTS))
+    alone = torch.cat([collect_keys(editable, [request], 0, prefixed(CONTEXTS)) for request in REQUESTS], dim=1)
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
 
 
@@ -75,7 +68,7 @@ def test_later_layers_and_the_head_never_run(editable: EditableModel) -> None:
         for module in (editable.block(1), editable.model.get_output_embeddings())
     ]
     try:
-        collect_keys(editable, REQUESTS, 0, CONTEXTS)
+        collect_keys(editable, REQUESTS, 0, prefixed(CONTEXTS))
     finally:
         for handle in handles:
             handle.remove()
@@ -90,14 +83,14 @@ def test_a_key_that_is_not_finite_names_its_fact() -> None:
     with torch.no_grad():
         editable.model.get_input_embeddings().weight[min(own - others)] = float("nan")
     with pytest.raises(SolveError, match="key") as raised:
-        collect_keys(editable, REQUESTS[:4], 0, ())
+        collect_keys(editable, REQUESTS[:4], 0, prefixed(()))
     assert "Norvik" in str(raised.value) and "Ada" not in str(raised.value)
 
 
 def test_lengths_count_prefix_prompt_and_target(editable: EditableModel) -> None:
-    check_lengths(editable, REQUESTS, CONTEXTS)
+    check_lengths(editable, REQUESTS, prefixed(CONTEXTS))
     long = replace(REQUESTS[0], target_new="o " * 90)
     with pytest.raises(RequestError, match=r"'ada'.*96"):
-        check_lengths(editable, [*REQUESTS[1:], long], ())
+        check_lengths(editable, [*REQUESTS[1:], long], prefixed(()))
     with pytest.raises(RequestError, match="tokens"):
-        check_lengths(editable, REQUESTS, ["The river " * 30])
+        check_lengths(editable, REQUESTS, prefixed(["The river " * 30]))

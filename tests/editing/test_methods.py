@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
@@ -49,7 +50,7 @@ def test_damped_emmet_is_the_ridge_w_times_lambda() -> None:
     state = fresh_states(editable, {0: weight * damping})[0]
     delta = optimise_targets(editable, [[request] for request in REQUESTS], 0, CONTEXTS, QUICK).delta
     edit = spread_out(editable, REQUESTS, delta, False, {0: state}, CONTEXTS)[0]
-    keys = collect_keys(editable, REQUESTS, 0, CONTEXTS)
+    keys = collect_keys(editable, REQUESTS, 0, prefixed(CONTEXTS))
     whitened = torch.linalg.solve(state.metric.matrix, keys)
     system = keys.T @ whitened / weight + damping * torch.eye(len(REQUESTS), dtype=torch.float64)
     expected = delta @ torch.linalg.solve(system, whitened.T / weight)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.system import Columns, Memory, Pair, append, closed_form, materialise
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings, begin, collect
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kernel.write import LayerState, spread, subject_states
+from lifelong_edit.kinds.kernel.batch import LayerState, spread, subject_states
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from tests.samples import CONTEXTS, QUICK, REQUESTS, TEXT, lively_editable
@@ -70,7 +71,7 @@ def spread_out(
         return edits[layer].weight
 
     names = [str(request.id) for request in requests]
-    columns = spread(editable, requests, names, delta, on_base, states, contexts, place)
+    columns = spread(editable, requests, names, delta, on_base, states, prefixed(contexts), place)
     assert {layer: edit.columns for layer, edit in edits.items()} == columns
     return edits
 
@@ -81,7 +82,7 @@ def test_a_single_layer_solves_the_closed_form(ridge: float) -> None:
     state = fresh_states(editable, {0: ridge})[0]
     delta = optimise_targets(editable, [[request] for request in REQUESTS], 0, CONTEXTS, QUICK).delta
     edit = spread_out(editable, REQUESTS, delta, False, {0: state}, CONTEXTS)[0]
-    keys = collect_keys(editable, REQUESTS, 0, CONTEXTS)
+    keys = collect_keys(editable, REQUESTS, 0, prefixed(CONTEXTS))
     ridges = torch.full((len(REQUESTS),), ridge, dtype=torch.float64)
     expected = closed_form(delta, keys, state.metric.whiten(keys), ridges)
     torch.testing.assert_close(edit.weight - state.base, expected, rtol=1e-9, atol=1e-12)
@@ -101,7 +102,7 @@ def test_without_a_ridge_a_value_is_its_delta_more_than_on_the_weights_of_its_ta
     first = spread_out(editable, REQUESTS[:3], delta[:, :3], on_base, {0: state}, (), memory)[0]
     later = replace(state, earlier=first.pair)
     second = spread_out(editable, REQUESTS[3:], delta[:, 3:], on_base, {0: later}, (), memory)[0]
-    keys = collect_keys(editable, REQUESTS[3:], 0, ())
+    keys = collect_keys(editable, REQUESTS[3:], 0, prefixed(()))
     start = state.base if on_base else first.weight
     torch.testing.assert_close(second.weight @ keys, start @ keys + delta[:, 3:], rtol=1e-6, atol=1e-9)
     assert ((first.weight - state.base) @ keys).norm() > 1e-3 * delta.norm()
@@ -142,6 +143,6 @@ def test_a_slot_that_has_a_key_keeps_it() -> None:
 
 def test_a_norm_behind_the_weight_allows_one_layer_only() -> None:
     editable = lively_editable("gemma2")
-    assert EditorSettings(layers=(0,)).resolved(editable) == (0,)
+    assert EditorSettings(layers=(0,), target=QUICK).resolved(editable) == (0,)
     with pytest.raises(RequestError, match="Edit one layer"):
-        EditorSettings(layers=(0, 1)).resolved(editable)
+        EditorSettings(layers=(0, 1), target=QUICK).resolved(editable)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.editing.targets import FrozenRows, Targets, TargetSettings, optimise_targets
+from lifelong_edit.editing.forms import prefixed
+from lifelong_edit.editing.rows import FrozenRows
+from lifelong_edit.editing.targets import Targets, TargetSettings, optimise_targets
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
@@ -119,7 +121,7 @@ def test_facts_of_a_slot_count_alike_in_any_order(editable: EditableModel) -> No
 
 def test_a_slot_stops_by_its_worst_fact(editable: EditableModel) -> None:
     """One evaluation earlier the mean of its facts was below the limit already, and one fact was not."""
-    frozen, settings = FrozenRows.run(editable, SLOTS[:1], 0, CONTEXTS), replace(SETTINGS, stop=6.4)
+    frozen, settings = FrozenRows.run(editable, SLOTS[:1], (0,), prefixed(CONTEXTS)), replace(SETTINGS, stop=6.4)
 
     def objectives(targets: Targets) -> Tensor:
         cost = settings.decay * targets.delta.norm() / frozen.reference_norm**2

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.system import Memory, fold, materialise
+from lifelong_edit.editing.rows import FrozenRows
 from lifelong_edit.editing.second_moments import beside_model, moment_bytes, read_moment
-from lifelong_edit.editing.targets import FrozenRows
 from lifelong_edit.engine import Commit, LifelongEditor
 from lifelong_edit.errors import ModelError, ModelMismatch, RequestError, SolveError, StoreError
 from lifelong_edit.facts import EditRequest

@@ -23,7 +23,7 @@ RELATIVE, ABSOLUTE = 1e-9, 1e-12  # among processors, 2e-13 and 1e-15 were the m
 ASIDE = {"time", "actor", "versions"}  # of an entry: when, by whom and with what it was made
 DIGESTS = {"prev", "record", "weights", "statistics"}  # of numbers, down to the last bit: what they name is compared
 # Choices that did not exist then, and that make no difference to these stores.
-ADDED = {"text", "context_pool", "prompt_share", "outlier"}
+ADDED = {"text", "prompt_share", "outlier"}
 NEW = EditRequest(MOTHER, NAMES[7], PLACES[0], id="new")
 EVERY_SCENE = pytest.mark.parametrize("scene", SCENES)
 

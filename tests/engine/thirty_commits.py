@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from lifelong_edit import Budget, EditorSettings, EditRequest, LifelongEditor
+from lifelong_edit.editing.targets import TargetSettings
 
 ENTRIES = 31  # the first one and thirty more
 SCENES: dict[str, dict[str, Any]] = {
@@ -89,7 +90,7 @@ def asked(prompt: str, name: int, place: int, id: str | None = None) -> EditRequ
 
 def write(model: Path, folder: Path, **choices: Any) -> None:
     """A store in `folder` that has lived through thirty entries, beside a file of the requests it was streamed."""
-    target = replace(EditorSettings().target, steps=8, rate=0.3, clamp=3.0, decay=0.01)
+    target = TargetSettings(steps=8, rate=0.3, clamp=3.0, decay=0.01)
     settings = EditorSettings(
         contexts=1, shrinkage=0.1, ridge=0.5, halvings=2, confidence=0.5, target=target, **choices
     )

@@ -10,12 +10,12 @@ import json
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lifelong_edit import EditorSettings, LifelongEditor
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine.change.commit import Commit
 from lifelong_edit.model.editable import EditableModel
 from tests.engine.thirty_commits import PLACES, PROMPTS, asked, texts
@@ -53,7 +53,7 @@ def model() -> EditableModel:
 
 def found(job: Job) -> None:
     """A new store without an edit."""
-    target = replace(EditorSettings().target, steps=6, rate=0.3, clamp=3.0, decay=0.01)
+    target = TargetSettings(steps=6, rate=0.3, clamp=3.0, decay=0.01)
     settings = EditorSettings(
         layers=(0,), targets="live", ridge=0.5, confidence=0.3, shrinkage=0.1, contexts=1, target=target
     )

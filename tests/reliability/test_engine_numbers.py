@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
+from lifelong_edit.editing.rows import FrozenRows
 from lifelong_edit.editing.second_moments import beside_model, moment_bytes
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.editing.targets import FrozenRows, Targets
+from lifelong_edit.editing.targets import Targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import ModelError, SolveError
-from lifelong_edit.kinds.kernel import write as spread
+from lifelong_edit.kinds.kernel import batch as spread
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import Seen
 from lifelong_edit.store import KernelPart, KernelRecord

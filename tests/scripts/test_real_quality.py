@@ -88,7 +88,7 @@ def test_first_choices_are_one_a_token(tiny: Any) -> None:
 
 def test_a_setting_is_named_by_its_path() -> None:
     settings = settings_of(7, ["target.clamp=0.5", "layers=[0, 1]"])
-    assert (settings.seed, settings.target.clamp, settings.layers) == (7, 0.5, (0, 1))
+    assert (settings.seed, settings.recipe.clamp, settings.layers) == (7, 0.5, (0, 1))
     assert settings_of(0, []) == settings_of(0, ["seed=0"]) and settings_of(0, []).target.clamp != 0.5
 
 

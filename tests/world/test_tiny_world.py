@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from lifelong_edit.editing.profile import suited
 from lifelong_edit.editing.second_moments import read_moment, shipped_moments
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.facts import EditRequest
@@ -133,7 +134,7 @@ def test_edits_start_from_the_truth(editable: EditableModel, world: World) -> No
 
 
 def test_second_moments_are_shipped_for_the_layers_edited_by_default(editable: EditableModel) -> None:
-    layers = EditorSettings().resolved(editable)
+    layers = suited(EditorSettings(), FOLDER).resolved(editable)
     files = shipped_moments(FOLDER, dict.fromkeys(layers, 768), fingerprint(editable))
     for data in files.values():
         moment, about = read_moment(data)

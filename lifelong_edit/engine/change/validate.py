@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lifelong_edit.editing.forms import Forms
 from lifelong_edit.editing.keys import check_lengths
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest, TextRule, canonical_digest, distinct
@@ -44,7 +45,7 @@ def content_digest(request: EditRequest, rule: TextRule) -> str:
 
 
 def take_in(
-    editable: EditableModel, contexts: Sequence[str], known: Mapping[str, FactLife], requests: Sequence[EditRequest]
+    editable: EditableModel, forms: Forms, known: Mapping[str, FactLife], requests: Sequence[EditRequest]
 ) -> Intake:
     """Check a batch. A known id with the same content is skipped; with other content it is a `RequestError`.
 
@@ -62,7 +63,7 @@ def take_in(
         else:
             new[id] = request
     _check_statements(new)
-    check_lengths(editable, list(new.values()), contexts)
+    check_lengths(editable, list(new.values()), forms)
     slots = [slot_key(slot_ids(encode(editable.texts, request))) for request in new.values()]
     stated = {request.statement for request in new.values()}
     superseded = [fact.id for fact in known.values() if fact.status == "active" and fact.statement in stated]

@@ -173,9 +173,9 @@ def _intake(
     session: Session, known: Mapping[str, FactLife], batch: Sequence[SourcedRequest]
 ) -> tuple[Intake, list[BadRow]]:
     """What an editor would take in of a batch, and the rows for which it would refuse it."""
-    editable, contexts = session.kind.bench, session.contexts
+    editable, forms = session.kind.bench, session.kind.forms
     try:
-        return take_in(editable, contexts, known, [sourced.request for sourced in batch]), []
+        return take_in(editable, forms, known, [sourced.request for sourced in batch]), []
     except RequestError:
         good, bad = dict[str | tuple[str, str], SourcedRequest](), list[BadRow]()
     for sourced in batch:
@@ -187,12 +187,12 @@ def _intake(
                         f"it shares its {shares} with line {good[own].line} of the same commit. Leave one out, or "
                         "apply them one after the other."
                     )
-            take_in(editable, contexts, known, [sourced.request])
+            take_in(editable, forms, known, [sourced.request])
             good |= {id: sourced, statement: sourced}
         except RequestError as error:
             bad.append(BadRow(sourced.line, str(error)))
     left = list(dict.fromkeys(good.values()))
-    return take_in(editable, contexts, known, [sourced.request for sourced in left]), bad
+    return take_in(editable, forms, known, [sourced.request for sourced in left]), bad
 
 
 def _contradictions(known: Mapping[str, FactLife], intake: Intake, lines: Mapping[str, int]) -> Iterator[Contradiction]:

@@ -20,7 +20,7 @@ def noise_of(session: Session, harmless: Sequence[EditRequest]) -> dict[str, flo
     before = vital_signs(session, session.state)
     noise = dict.fromkeys(before, 0.0)
     for request in harmless:
-        batch = take_in(session.at_head(), session.contexts, head.history.facts, [request])
+        batch = take_in(session.at_head(), session.kind.forms, head.history.facts, [request])
         body = {**signed(None, None, session.settings.seed), "method": METHOD, **batch.body()}
         change = kind.write(head, "edit", body, kind.choose(METHOD, None, 1))
         after = vital_signs(session, change.state)

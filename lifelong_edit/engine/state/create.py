@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import drawn_sentences, sample_contexts
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import (
@@ -17,8 +17,10 @@ from lifelong_edit.editing.second_moments import (
     blended_moment,
     collected_moments,
     mixed_moment,
+    read_moment,
     shipped_moments,
 )
+from lifelong_edit.editing.sensitivity import collected_sensitivities
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import digest_of
 from lifelong_edit.engine.state.probes import take_probes
@@ -64,27 +66,26 @@ def found(
     """
     kind = kind_named(memory_kind)
     _check_texts(text, prompts, kind.needs_moments)
-    layers, base = settings.resolved(editable), fingerprint(editable)
-    settings = replace(settings, layers=layers)
+    settings, base = settings.pinned(editable), fingerprint(editable)
     editable.read_by(settings.text)
     if kind.needs_moments and text is None and beside is None:
         raise RequestError("A model given as an object has no second moments beside it. Give generic text (text=...).")
     shipped = kind.needs_moments and text is None and beside is not None
-    widths = {layer: editable.shape(layer)[1] for layer in layers}
+    widths = {layer: editable.shape(layer)[1] for layer in settings.layers}
     moments = shipped_moments(beside, widths, base) if shipped and beside is not None else {}
     store = Store.create(path)
     try:
         scratch = store.layout.statistics
+        sensitivities = _sensitivities(editable, settings, text)  # moments go on where they were, and these do not
         if kind.needs_moments:
             moments = _with_texts(moments, editable, base, settings, text, prompts, scratch, progress)
-        contexts = sample_contexts(editable, settings.contexts, settings.seed)
-        moments = _sparing(moments, editable, protect, contexts, settings.protection)
+        contexts = _contexts(editable, settings, text or ())
+        moments = _sparing(moments, editable, protect, settings, contexts)
         body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
         body |= kind.pin(editable, settings, method, moments, ObjectStore(scratch))
-        sentences = drawn_sentences(text or (), settings.context_pool, settings.seed) if contexts else ()
-        # Where the text has fewer sentences than a fact has prefixes, sampled ones fill up.
-        body |= {"sentences": [*sentences, *contexts[len(sentences) :]]} if sentences else {}
         body |= {"prompts": {"count": len(prompts), "digest": digest_of(prompts)}} if prompts else {}
+        named = {str(layer): ObjectStore(scratch).put(data) for layer, data in sensitivities.items()}
+        body |= {"sensitivity": named} if named else {}
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     except BaseException:
@@ -123,18 +124,34 @@ def _with_texts(
     return {n: blended_moment(data, collected[-1][n], settings.prompt_share) for n, data in generic.items()}
 
 
+def _contexts(editable: EditableModel, settings: EditorSettings, text: Sequence[str]) -> tuple[str, ...]:
+    """Prefixes for facts: sentences of the text where facts draw from a pool, and samples where these are too few."""
+    sentences = drawn_sentences(text, settings.recipe.pool, settings.seed) if settings.contexts else ()
+    return sentences + sample_contexts(editable, max(0, settings.contexts - len(sentences)), settings.seed)
+
+
+def _sensitivities(editable: EditableModel, settings: EditorSettings, text: Sequence[str] | None) -> dict[int, bytes]:
+    """What the model is sensitive to at each edited layer, where targets are measured by it and there is text."""
+    if text is None or not settings.recipe.sensitivity_tokens:
+        return {}
+    return collected_sensitivities(editable, settings.layers, text, settings.recipe.sensitivity_tokens, settings.seed)
+
+
 def _sparing(
     moments: dict[int, bytes],
     editable: EditableModel,
     protect: Sequence[EditRequest],
+    settings: EditorSettings,
     contexts: Sequence[str],
-    weight: float,
 ) -> dict[int, bytes]:
     """The second moments with the keys of protected requests mixed in."""
     if not protect:
         return moments
-    keys = {layer: collect_keys(editable, protect, layer, contexts) for layer in moments}
-    return {layer: mixed_moment(data, keys[layer], weight) for layer, data in moments.items()}
+    forms, mixed = settings.recipe.forms(contexts), {}
+    for layer, data in moments.items():
+        average = settings.recipe.average(Metric.from_moment(read_moment(data)[0], settings.shrinkage))
+        mixed[layer] = mixed_moment(data, collect_keys(editable, protect, layer, forms, average), settings.protection)
+    return mixed
 
 
 def _kept_away(editable: EditableModel, watch: Watch | None, protect: Sequence[EditRequest]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ import torch
 
 from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.algebra.telemetry import collisions, largest_first
-from lifelong_edit.editing.keys import collect_keys
-from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.facts import canonical_json
+from lifelong_edit.kinds.kernel.batch import optimised
 from lifelong_edit.kinds.kernel.state import EditedLayer, Placed, standing
 from lifelong_edit.kinds.kernel.write import Strength
 from lifelong_edit.kinds.kind import Cost, Forecast, Head, Near, Rehearsed, State
@@ -55,7 +54,7 @@ def _planned_columns(kernel: Kernel, head: Head, rehearsed: Rehearsed, ridges: M
     names = tuple(ids[-1] for _, ids in rehearsed.groups)
     for number, layer in kernel.state_of(head).layers.items():
         with kernel.showing(_target_state(kernel, head)) as editable:
-            own = collect_keys(editable, rehearsed.leaders, number, kernel.contexts)
+            own = kernel.keys(editable, rehearsed.leaders, number)
         whitened = kernel.metrics[number].whiten(own, names)
         nothing = layer.base.new_zeros(len(layer.base), len(names), dtype=torch.float64)
         ridge = torch.full((len(names),), ridges[str(number)], dtype=torch.float64, device=own.device)
@@ -96,7 +95,7 @@ def _cost(kernel: Kernel, head: Head, rehearsed: Rehearsed, moving: Sequence[Seq
     began = time.perf_counter()
     if requests:
         with kernel.showing(_target_state(kernel, head)) as editable:
-            optimise_targets(editable, requests, max(layers), kernel.contexts, kernel.settings.target)
+            optimised(editable, requests, kernel.metrics, kernel.contexts, kernel.settings.recipe, kernel.shapes)
     each = (time.perf_counter() - began) / max(len(groups), 1)
     new = [fact for id, fact in facts.items() if id not in head.history.facts]
     texts = sum(2 * len(canonical_json(fact.request.to_dict()).encode()) for fact in new)  # the entry, and its row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 from torch import Tensor
@@ -14,8 +15,10 @@ from lifelong_edit.algebra.system import Memory, Pair
 from lifelong_edit.algebra.telemetry import BaseSize, Telemetry
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import read_moment
+from lifelong_edit.editing.sensitivity import even, read_sensitivity
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.errors import RequestError
+from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.deviation import Deviation
 from lifelong_edit.kinds.kernel import blame, forecast, refit, telemetry
 from lifelong_edit.kinds.kernel.cache import keep_pairs, kept_pairs
@@ -81,6 +84,12 @@ class Kernel(Kind):
     def check_record(cls, data: bytes) -> tuple[str, ...]:
         """The facts of a kernel record."""
         return KernelRecord.from_bytes(data).facts
+
+    @cached_property
+    def shapes(self) -> dict[int, Tensor]:
+        """What the size of a target is measured by at each edited layer [d_out, d_out]; empty for the plain size."""
+        objects, named = ObjectStore(self.store.layout.statistics), self.init.get("sensitivity", {})
+        return {int(n): even(read_sensitivity(objects.get(digest)).to(self.live.device)) for n, digest in named.items()}
 
     def unedited(self, editable: EditableModel) -> KernelState:
         """The edited layers as they are in a model without edits."""
@@ -227,10 +236,15 @@ class Kernel(Kind):
         drift = {layer.name: 0.0 for layer in state.layers.values()}
         for number, layer in state.layers.items() if requests else ():
             with self.showing(state) as editable:
-                now = collect_keys(editable, requests, number, self.contexts)  # [d_in, slots]
+                now = self.keys(editable, requests, number)  # [d_in, slots]
             recorded = self.library.reader(layer.name)(values).keys
             drift[layer.name] = float(((now - recorded).norm(dim=0) / recorded.norm(dim=0)).max())
         return drift
+
+    def keys(self, editable: EditableModel, requests: Sequence[EditRequest], layer: int) -> Tensor:
+        """The averaged keys [d_in, n] of facts at a layer, as this store takes them."""
+        average = self.settings.recipe.average(self.metrics[layer])
+        return collect_keys(editable, requests, layer, self.forms, average)
 
     def forecast(self, head: Head, rehearsed: Rehearsed, how: How) -> Forecast:
         """See `forecast.forecast`."""

@@ -48,8 +48,8 @@ def misfits(value: Any, hint: Any, where: str = "body") -> Iterator[str]:
 def bodies(tmp_path_factory: pytest.TempPathFactory) -> list[Body]:
     """The entries of a store in which every verb of joint memory was used."""
     folder, settings = tmp_path_factory.mktemp("bodies"), EditorSettings(**FAINT, layers=(0,), contexts=1, target=QUICK)
-    watch = Watch(texts=SENTENCES)
-    with LifelongEditor.create(folder / "store", base_model(), settings, TEXT, watch=watch, protect=[KEPT]) as editor:
+    known = {"watch": Watch(texts=SENTENCES), "protect": [KEPT], "prompts": SENTENCES}
+    with LifelongEditor.create(folder / "store", base_model(), settings, TEXT, **known) as editor:
         editor.apply(REQUESTS[:3], budget=Budget(every=1, limits=ANYTHING))
         refit = editor.relax().entry
         assert refit is not None
@@ -73,8 +73,8 @@ def test_every_field_and_every_kind_was_looked_at(bodies: list[Body]) -> None:
     kinds = {body["kind"] for body in bodies}
     assert kinds == {"init", "protect", "edit", "replace", "revert", "restore", "tag", "measure", "relax"}
     unseen = get_type_hints(Body).keys() - {name for body in bodies for name in body}
-    # Of another kind and of another metric: tests/kinds; of a batch that was refused: test_halving.
-    assert unseen == {"memory_kind", "metric", "refused"}
+    # Of another kind and of another metric: tests/kinds; of a refused batch: test_halving; of targets: test_layered.
+    assert unseen == {"memory_kind", "metric", "refused", "sensitivity"}
 
 
 @pytest.mark.parametrize(

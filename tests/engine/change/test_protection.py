@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lifelong_edit.editing.contexts import sample_contexts
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import read_moment
 from lifelong_edit.editing.settings import EditorSettings
@@ -35,7 +36,7 @@ def moment(editor: LifelongEditor, folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("weight", [0.25, 4.0])
 def test_the_second_moment_has_the_mean_of_the_protected_keys_squares(weight: float, tmp_path: Path) -> None:
     with created(tmp_path / "plain", ()) as plain, created(tmp_path / "spares", SPARED, weight) as editor:
-        keys = collect_keys(base_model(), SPARED, 0, sample_contexts(base_model(), 1, 0)).T
+        keys = collect_keys(base_model(), SPARED, 0, prefixed(sample_contexts(base_model(), 1, 0))).T
         expected = moment(plain, tmp_path / "plain") + weight * sum(torch.outer(k, k) for k in keys) / len(keys)
         assert torch.allclose(moment(editor, tmp_path / "spares"), expected, rtol=1e-12)
         body = editor.history()[0].body
@@ -44,7 +45,7 @@ def test_the_second_moment_has_the_mean_of_the_protected_keys_squares(weight: fl
 
 
 def test_edits_move_protected_keys_less_the_more_they_weigh(tmp_path: Path) -> None:
-    keys = collect_keys(base_model(), SPARED, 0, sample_contexts(base_model(), 1, 0)).float()
+    keys = collect_keys(base_model(), SPARED, 0, prefixed(sample_contexts(base_model(), 1, 0))).float()
     moved = []
     for number, (protect, weight) in enumerate([((), 1.0), (SPARED, 1.0), (SPARED, 100.0)]):
         with created(tmp_path / str(number), protect, weight) as editor:

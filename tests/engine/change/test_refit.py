@@ -14,6 +14,7 @@ from torch import Tensor
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import HealthStop, RequestError, StoreCorrupt
 from lifelong_edit.store import History
@@ -50,7 +51,9 @@ EDITED = "model.layers.1.mlp.down_proj.weight"
 
 def faded(folder: Path, ridge: float = LARGE, **choices: Any) -> LifelongEditor:
     """An editor of the bundled model, in joint memory, with three batches of four facts."""
-    settings = EditorSettings(**{"ridge": ridge, "halvings": 0, "confidence": 0.01, "contexts": 1, **choices})
+    settings = EditorSettings(
+        target=TargetSettings(), **{"ridge": ridge, "halvings": 0, "confidence": 0.01, "contexts": 1, **choices}
+    )
     text = held_out_stories(WORLD, 200, 0) if "layers" in choices else None
     editor = LifelongEditor.create(folder, TINY, settings, text, dtype=torch.float32)
     requests = edit_requests(WORLD, 12, 0)
@@ -170,7 +173,9 @@ def test_a_stream_relaxes_where_it_would_have_without_being_interrupted(tmp_path
     source.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in edit_requests(WORLD, 12, 0)), "utf-8")
 
     def create(name: str) -> LifelongEditor:
-        return LifelongEditor.create(tmp_path / name, TINY, EditorSettings(**choices), dtype=torch.float32)
+        return LifelongEditor.create(
+            tmp_path / name, TINY, EditorSettings(target=TargetSettings(), **choices), dtype=torch.float32
+        )
 
     with create("whole") as whole:
         list(whole.stream(source, batch=2, relax=2))

@@ -10,6 +10,7 @@ import pytest
 from lifelong_edit import EditRequest, LifelongEditor
 from lifelong_edit.cli.text import commit_line, commit_text, summary
 from lifelong_edit.editing.settings import EditorSettings
+from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.tracking.generation import answer
 from tests.engine.editors import MEMORIES, base_model, edited, new_editor
@@ -29,7 +30,9 @@ ONE_PERSON = [
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_four_facts_about_one_person_without_a_ridge_are_refused(memory: str, tmp_path: Path) -> None:
-    with LifelongEditor.create(tmp_path / "store", "checkpoints/tiny-world", EditorSettings(memory=memory)) as editor:
+    with LifelongEditor.create(
+        tmp_path / "store", "checkpoints/tiny-world", EditorSettings(memory=memory, target=TargetSettings())
+    ) as editor:
         before = contents(tmp_path / "store"), editor.head, editor.state.digest
         with pytest.raises(SolveError, match=r"times its norm \(limit 3: 1.5 times.*norm_limit"):
             editor.apply(ONE_PERSON, method="emmet")

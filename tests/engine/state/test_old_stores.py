@@ -38,7 +38,7 @@ def test_it_is_sound(root: Path) -> None:
         assert audit.notes == () or not made_here(editor)
         assert audit.largest_difference < 1e-9 and max(audit.key_drift.values()) < 1e-5
         assert {id: fact.status for id, fact in editor.facts().items() if fact.status != "active"} == {"bo": "reverted"}
-        assert editor.settings.statistics.outlier is None and editor.settings.context_pool == 0  # as it was made
+        assert editor.settings.statistics.outlier is None and editor.settings.recipe.pool == 0  # as it was made
         assert "base model" not in {finding.about for finding in editor.doctor()}  # it has no probes
 
 

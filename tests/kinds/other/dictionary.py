@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lifelong_edit.editing.forms import prefixed
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.kinds.kind import Change, Head, How, Kind, State
@@ -96,7 +97,7 @@ class DictionaryKind(Kind):
             body, after = {**body, "columns": groups}, after.holding(head.seq, groups)
             requests = [[after.facts[id].request for id in group] for group in groups]
             with self.showing(self.base) as editable:
-                keys = collect_keys(editable, [group[0] for group in requests], layer, ())  # [d_in, n]
+                keys = collect_keys(editable, [group[0] for group in requests], layer, prefixed(()))  # [d_in, n]
                 delta = optimise_targets(editable, requests, layer, (), self.settings.target).delta  # [d_out, n]
                 values = editable.write(layer)(keys.T.to(editable.dtype)).double().T + delta
             new = list(zip(keys.T, values.T, strict=True))

@@ -1,0 +1,63 @@
+"""Sensitivities are the Fisher information of what a weight writes, and an even size makes them the same everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lifelong_edit.editing.sensitivity import ISOTROPIC, collected_sensitivities, even, read_sensitivity
+from lifelong_edit.errors import RequestError, StoreCorrupt
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.hooks import replaced_output
+from tests.models import MODEL_TYPES
+from tests.samples import TEXT, lively_editable
+
+TOKENS = 64
+
+
+def brute(editable: EditableModel, layer: int, ids: torch.Tensor, seed: int) -> torch.Tensor:
+    """S [d_out, d_out] with a gradient of its own for every token that is predicted: slow and plain."""
+    generator = torch.Generator().manual_seed(seed)
+    leaf: list[torch.Tensor] = []
+
+    def begin(output: torch.Tensor) -> torch.Tensor:
+        leaf.append(output.detach().requires_grad_())
+        return leaf[-1]
+
+    with replaced_output(editable.write(layer), begin):
+        logs = editable.model(input_ids=ids, use_cache=False).logits.log_softmax(-1).flatten(0, 1)
+    drawn = torch.multinomial(logs.detach().float().softmax(-1), 1, generator=generator)[:, 0]
+    gradient = sum(torch.autograd.grad(logs[t, y], leaf[0], retain_graph=True)[0] for t, y in enumerate(drawn))
+    rows = gradient.flatten(0, 1)
+    return rows.T.double() @ rows.double() / len(rows)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_sensitivities_are_those_of_gradients_taken_one_by_one(model_type: str) -> None:
+    editable = lively_editable(model_type)
+    files = collected_sensitivities(editable, (0, 1), TEXT, TOKENS, seed=5)
+    ids = [i for text in TEXT for i in editable.tokenizer(text).input_ids][: min(128, editable.context_length)]
+    for layer, data in files.items():
+        expected = brute(editable, layer, torch.tensor([ids]), seed=5)
+        assert (read_sensitivity(data) - expected).norm() <= 1e-3 * expected.norm()
+
+
+def test_an_even_size_costs_the_same_in_every_direction() -> None:
+    draw = torch.randn(12, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sensitivity = draw.T @ draw
+    shape = even(sensitivity)
+    relative = sensitivity * 6 / sensitivity.trace() + ISOTROPIC * torch.eye(6, dtype=torch.float64)
+    assert torch.allclose(shape @ relative @ shape, (1 + ISOTROPIC) * torch.eye(6, dtype=torch.float64))
+    assert torch.equal(shape.isfinite(), torch.ones_like(shape, dtype=torch.bool))
+    assert torch.allclose(even(3 * torch.eye(6)), torch.eye(6, dtype=torch.float64))
+
+
+def test_too_little_text_is_refused_and_another_file_too() -> None:
+    editable = lively_editable("llama")
+    with pytest.raises(RequestError, match="too few"):
+        collected_sensitivities(editable, (0,), ["abc"], TOKENS, seed=0)
+    from lifelong_edit.algebra.second_moment import SecondMoment
+    from lifelong_edit.editing.second_moments import moment_bytes
+
+    with pytest.raises(StoreCorrupt):
+        read_sensitivity(moment_bytes(SecondMoment(torch.eye(3, dtype=torch.float64), 3), {}))
