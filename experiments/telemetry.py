@@ -95,7 +95,7 @@ def ranking(editor: LifelongEditor, learnt: dict[str, bool]) -> tuple[Row, list[
     scores = score_continuations(editor.model, editor.editable.tokenizer, pairs)
     lost = torch.tensor([not score.argmax for score in scores])
     loss = torch.tensor([score.nll for score in scores])
-    risks = editor.risks()
+    risks = editor.kind.risks(editor.standing.history, editor.state)  # predicted, whatever the ledger knows
     count = int(lost.sum())
     row: Row = {"learnt": len(ids), "forgotten": count}
     for name, found in (("residual", editor.residuals()), ("risk", risks)):

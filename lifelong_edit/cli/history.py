@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.store import Entry, FactLife, History, list_strays
 from lifelong_edit.store.history import entry_called, entry_named, find_fact, tags_of
+from lifelong_edit.tracking.unsaid import unsaid
 
 
 def log(
@@ -56,7 +57,7 @@ def status(
     facts: Annotated[bool, typer.Option("--facts", help="List every fact ever written, with its status.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show the store's head, how many facts are active, the last entry, and files that nobody needs.
+    """Show the store's head, how many facts are active, which are not said, the last entry, and files nobody needs.
 
     The head's digest, kept elsewhere, lets `verify --head` prove later that nothing up to it was changed.
 
@@ -65,20 +66,21 @@ def status(
     with open_store(store) as seen:
         strays, written, config = list_strays(seen.store), seen.format, seen.entries[0].body["config"]
     counts = Counter(fact.status for fact in seen.history.facts.values())
-    tags = tags_of(seen.entries)
+    tags, silent = tags_of(seen.entries), unsaid(seen.entries, seen.history.active)
     document = {
         "store": store,
         "format": written,
         "head": entry_document(seen.head, tags),
         "facts": {name: counts[name] for name in ("active", "reverted", "superseded")},
         "protected": sum(fact.protected for fact in seen.history.active.values()),
+        "unsaid": silent,
         "tags": {name: seq for seq, names in tags.items() for name in names},
         "fingerprint": seen.entries[0].body["fingerprint"],
         "config": config,
         "strays": {"files": len(strays), "bytes": sum(stray.size for stray in strays)},
         **({"list": list(seen.history.facts.values())} if facts else {}),
     }
-    print_result(as_json, document, _status_text(seen, document) + (_facts_text(seen) if facts else ""))
+    print_result(as_json, document, _status_text(seen, document) + (_facts_text(seen, silent) if facts else ""))
 
 
 def show(
@@ -96,8 +98,8 @@ def show(
 ) -> None:
     """Show the whole life of a fact, or everything about an entry; without a name, about the newest.
 
-    A fact has its request, its changes with who, when and why, and its scores over time; with --answers also what the
-    model said before it, at each change and now, and its predicted residual.
+    A fact has its request, its changes with who, when and why, whether the model said it when last asked, and its
+    scores over time; with --answers also what the model said before it, at each change and now, and its residual.
 
     Example: lifelong-edit show db853e71 --answers --model checkpoints/tiny-world
     """
@@ -117,8 +119,16 @@ def show(
             life = [replace(event, says=reader.at(event.seq).answer(fact.question)) for event in life]
             residual = reader.residuals().get(fact.id)
     value, scores = value_of(seen.entries, seen.history, fact), scores_of(seen.entries, fact)
-    life_document = {"fact": fact, "value": value, "residual": residual, "life": life, "scores": scores}
-    print_result(as_json, life_document, fact_text(fact, value, life, scores, residual))
+    silent = unsaid(seen.entries, seen.history.active).get(fact.id)
+    life_document = {
+        "fact": fact,
+        "unsaid": silent,
+        "value": value,
+        "residual": residual,
+        "life": life,
+        "scores": scores,
+    }
+    print_result(as_json, life_document, fact_text(fact, value, life, scores, residual, silent))
 
 
 def _fact(seen: OpenStore, name: str) -> FactLife | None:
@@ -147,6 +157,9 @@ def _status_text(seen: OpenStore, document: Mapping[str, Any]) -> str:
         "store": f"{document['store']}, format {document['format']}",
         "settings": summary(seen.entries[0]),
         "facts": ", ".join(f"{count} {name}" for name, count in facts.items()),
+        "not said": f"{counted(len(silent), 'active fact')}: {listed(list(silent))}"
+        if (silent := document["unsaid"])
+        else "",
         "tags": listed(list(document["tags"])),
         "strays": f"{counted(strays, 'file')}; gc removes them" if strays else "none",
         "last entry": one_line(head, tags_of(seen.entries)).strip(),
@@ -156,8 +169,17 @@ def _status_text(seen: OpenStore, document: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:12}{told}" for name, told in rows.items() if told)
 
 
-def _facts_text(seen: OpenStore) -> str:
-    rows = [[fact.id, fact.seq, fact.status, fact.since, statement(fact)] for fact in seen.history.facts.values()]
+def _facts_text(seen: OpenStore, silent: Collection[str]) -> str:
+    rows = [
+        [
+            fact.id,
+            fact.seq,
+            f"{fact.status}, not said" if fact.id in silent else fact.status,
+            fact.since,
+            statement(fact),
+        ]
+        for fact in seen.history.facts.values()
+    ]
     return "\n\n" + table(rows, ["fact", "seq", "status", "since", "asks"])
 
 
@@ -227,9 +249,17 @@ def value_of(entries: Sequence[Entry], history: History, fact: FactLife) -> Valu
 
 
 def fact_text(
-    fact: FactLife, value: Value | None, life: Sequence[Event], scores: Sequence[LedgerScore], residual: float | None
+    fact: FactLife,
+    value: Value | None,
+    life: Sequence[Event],
+    scores: Sequence[LedgerScore],
+    residual: float | None,
+    silent: int | None,
 ) -> str:
-    """Write out a fact: request and status, then its changes and its scores as tables."""
+    """Write out a fact: request and status, then its changes and its scores as tables.
+
+    `silent` is the entry after which the model was last asked, where it did not say the fact.
+    """
     by = f" by {fact.by}" if fact.by else ""
     rows: list[tuple[str, str | None]] = [
         ("fact", fact.id),
@@ -237,6 +267,7 @@ def fact_text(
         ("wordings", ", ".join(map(repr, fact.request.wordings))),
         ("before", fact.request.target_true),
         ("status", f"{fact.status}{by} since entry {fact.since}{', protected' if fact.protected else ''}"),
+        ("not said", None if silent is None else f"when the model was last asked, at entry {silent}"),
         ("value", _value_text(fact, value)),
         ("residual", None if residual is None else f"{residual:.3f} of what was to change is missing, by prediction"),
         ("measured", _measured_by(fact)),

@@ -20,6 +20,7 @@ from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.escapes import printable, printable_json, printable_lines
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.tracking.unsaid import answers
 
 if TYPE_CHECKING:
     from lifelong_edit.engine import Commit
@@ -135,10 +136,10 @@ def ids_in(entry: Entry, name: str = "facts") -> list[str]:
     return [fact if isinstance(fact, str) else fact["id"] for fact in named]
 
 
-def unsaid_in(entry: Entry) -> set[str]:
-    """The ids of the facts an edit wrote that the model did not say right after it."""
-    scores = entry.body.get("scores", {}).get(EFFICACY, {}) if entry.kind in EDITS else {}
-    return {id for id in ids_in(entry) if scores.get(id) == 0}
+def failed_in(entry: Entry) -> set[str]:
+    """The ids of the facts an entry wrote that do not hold right after it."""
+    said = answers(entry) if entry.kind in (*EDITS, "protect") else {}
+    return {id for id in ids_in(entry) if said.get(id) is False}
 
 
 def summary(entry: Entry) -> str:
@@ -159,11 +160,11 @@ def summary(entry: Entry) -> str:
         return ", ".join([*told, *beside])
     # Entries that write hold their requests, those that revert or restore hold ids.
     named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
-    unsaid = unsaid_in(entry)
+    failed, held = failed_in(entry), "held" if entry.kind == "protect" else "said"
     told = [f"{counted(len(named), 'fact')} {DONE.get(entry.kind, 'named')}"] if named else []
-    if unsaid:
-        told = [f"{len(named) - len(unsaid)} of {counted(len(named), 'fact')} said"]
-        named = [name for name, id in zip(named, ids_in(entry), strict=True) if id in unsaid]
+    if failed:
+        told = [f"{len(named) - len(failed)} of {counted(len(named), 'fact')} {held}"]
+        named = [name for name, id in zip(named, ids_in(entry), strict=True) if id in failed]
     others = [f"{len(ids)} {name}" for name in ("restored", "superseded") if (ids := ids_in(entry, name))]
     back = [f"back to entry {body['to']}"] if "to" in body else []
     back += [f"withdrawn {seq}" for seq in body.get("withdrawn", ())]
@@ -171,8 +172,10 @@ def summary(entry: Entry) -> str:
     if entry.kind == "repair":
         told = ["all batches solved together"]
     told += [f"efficacy {was:.3f} to {now:.3f}" for was, now in [body["effect"][EFFICACY]]] if "effect" in body else []
-    others += ["not said"] if unsaid else []
-    return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "")
+    others += [f"not {held}"] if failed else []
+    cost = ids_in(entry, "cost")
+    lost = f"; {counted(len(cost), 'older fact')} said no longer: {listed(cost, 5)}" if cost else ""
+    return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "") + lost
 
 
 def entry_document(entry: Entry, tags: Mapping[int, Sequence[str]]) -> dict[str, Any]:
@@ -221,7 +224,7 @@ def commit_document(commit: Commit) -> dict[str, Any]:
         "facts": commit.facts,
         **{
             name: getattr(commit, name)
-            for name in ("skipped", "superseded", "restored", "rewritten", "failed", "survived")
+            for name in ("skipped", "superseded", "restored", "rewritten", "failed", "cost", "survived")
         },
         "effect": commit.effect,
         "radius": commit.radius and {**_fields(commit.radius), "lost": [shift.fact for shift in commit.radius.lost]},
@@ -245,6 +248,7 @@ def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str
     named = {
         DONE[kind]: [fact.id for fact in commit.facts if fact.id not in commit.failed],
         "not held" if kind == "protect" else "not said": commit.failed,
+        "older, said no longer": commit.cost,
         "active again": commit.restored,
         "superseded": commit.superseded,
         "whose slot gets a new value": commit.rewritten,

@@ -38,6 +38,7 @@ from lifelong_edit.tracking.budget import Scope
 from lifelong_edit.tracking.health import Health, HealthLimits
 from lifelong_edit.tracking.retention import RetentionMatrix
 from lifelong_edit.tracking.scores import Figure, measurements, scored
+from lifelong_edit.tracking.unsaid import unsaid
 
 Opened = TypeVar("Opened", bound="Reader")
 
@@ -162,9 +163,20 @@ class Reader:
         return self._session.kind.residuals(self._session.head.history, self._session.state)
 
     def risks(self) -> dict[str, float]:
-        """To every active fact how likely it is forgotten, by stored keys and values: above 0 it is worth asking."""
+        """To every active fact how likely it is forgotten, by stored keys and values: above 0 it is worth asking.
+
+        At least 1 for those in `unsaid()`, which the model is known not to say; `kind.risks` has the prediction alone.
+        """
         self._session.at_head()
-        return self._session.kind.risks(self._session.head.history, self._session.state)
+        risks = self._session.kind.risks(self._session.head.history, self._session.state)
+        return risks | {id: max(1.0, risks.get(id, 1.0)) for id in self.unsaid()}
+
+    def unsaid(self) -> dict[str, int]:
+        """The active facts that the model did not say when last asked, each with the seq of that entry; needs no model.
+
+        A fact is asked at its own commit, by `measure`, budgets and refits, and when a later edit moves it most.
+        """
+        return unsaid(self._session.head.entries, self._session.head.history.active)
 
     def scores(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> dict[str, Figure]:
         """Figures of some of the active facts as the model says them now, by metric; nothing is written."""

@@ -63,7 +63,7 @@ def render(story: Story, deep: bool) -> str:
     }
     statuses = sorted({row.status for row in story.facts})
     cards = [*((f"{name} facts", story.counts[name]) for name in ("active", "reverted", "superseded")),
-             ("entries", len(story.moments))]  # fmt: skip
+             ("active, not said", len(story.unsaid)), ("entries", len(story.moments))]  # fmt: skip
     page: str = template.render(
         story=story, deep=deep, last=story.moments[-1], pictures=drawn, plotly=get_plotlyjs(), parts=PARTS,
         headings=HEADINGS, statuses=statuses, cards=cards,

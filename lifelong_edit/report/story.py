@@ -67,12 +67,16 @@ class FactRow:
 
 @dataclass(frozen=True)
 class Story:
-    """The content of a report. `signs` are vital signs, `drift` what `measure(drift=True)` found, both over seq."""
+    """The content of a report. `signs` are vital signs, `drift` what `measure(drift=True)` found, both over seq.
+
+    `unsaid` are the active facts that the model did not say when last asked, each with the seq of that entry.
+    """
 
     store: str
     head: str
     fingerprint: str
     counts: Mapping[str, int]
+    unsaid: Mapping[str, int]
     settings: Mapping[str, Any]
     moments: Sequence[Moment]
     matrix: RetentionMatrix
@@ -89,12 +93,14 @@ def story_of(reader: Reader, store: str, deep: bool) -> Story:
     entries, facts = reader.history(), reader.facts()
     measured = list(measurements(entries, EFFICACY))
     risks, residuals = (reader.risks(), reader.residuals()) if deep else ({}, {})
-    rows = _rows(entries, facts, series(measured), risks, residuals)
+    silent = reader.unsaid()
+    rows = _rows(entries, facts, series(measured), silent, risks, residuals)
     return Story(
         store=store,
         head=entries[-1].digest,
         fingerprint=entries[0].body["fingerprint"],
         counts=Counter(fact.status for fact in facts.values()),
+        unsaid=silent,
         settings=entries[0].body["config"],
         moments=[_moment(entry) for entry in entries],
         matrix=reader.retention(),
@@ -159,6 +165,7 @@ def _rows(
     entries: Sequence[Entry],
     facts: Mapping[str, FactLife],
     measured: Mapping[str, Sequence[FactScore]],
+    silent: Mapping[str, int],
     risks: Mapping[str, float],
     residuals: Mapping[str, float],
 ) -> list[FactRow]:
@@ -166,6 +173,8 @@ def _rows(
     for fact in facts.values():
         own = measured.get(fact.id, ())
         first = next((one.value for one in own if one.seq == one.cohort), None)
+        newest = (own[-1].value, own[-1].seq) if own else (None, None)
+        last, asked = (0.0, silent[fact.id]) if fact.id in silent else newest
         rows.append(
             FactRow(
                 fact.id,
@@ -174,8 +183,8 @@ def _rows(
                 fact.question,
                 fact.request.target_new,
                 first,
-                own[-1].value if own else None,
-                own[-1].seq if own else None,
+                last,
+                asked,
                 risks.get(fact.id),
                 residuals.get(fact.id),
                 entries[fact.seq].body.get("reason"),

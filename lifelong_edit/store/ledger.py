@@ -412,6 +412,8 @@ class Body(TypedDict, total=False):
     survived: dict[str, float]  # share of each weight's delta that the cast to the live dtype kept
     effect: dict[str, list[float]]  # figures before a refit and after it
     refused: list[str]  # ids of the other requests of a batch that was over its budget, and was tried in halves
+    failed: list[str]  # ids of the facts it wrote that the model does not say after it; of protected ones, that moved
+    cost: list[str]  # ids of older facts that the model said before it and not after it
 
     # Measurements; right after an edit, scores are of the edit's own facts.
     scores: dict[str, dict[str, float | None]]  # by metric and fact id

@@ -62,6 +62,15 @@ def test_a_fact_is_shown_with_its_wordings(place: Place, tmp_path: Path) -> None
     assert "wordings" not in place.ok("show", "ada").out
 
 
+def test_what_the_model_did_not_say_is_told_without_it(made: Place) -> None:
+    silent = made.ok("status", "--json").json["unsaid"]
+    assert silent.keys() >= {"bo", "norvik"} and "emile" not in silent, "emile was reverted"
+    text = made.ok("status", "--facts").out
+    assert f"not said    {len(silent)} active facts: " in text and text.count("active, not said") == len(silent)
+    assert made.ok("show", "bo", "--json").json["unsaid"] == silent["bo"]
+    assert f"not said  when the model was last asked, at entry {silent['bo']}" in made.ok("show", "bo").out
+
+
 def test_a_fact_is_shown_with_what_the_model_said(made: Place) -> None:
     from lifelong_edit.engine import Reader
 

@@ -22,8 +22,8 @@ KEPT = Path(__file__).parents[1] / "data" / "thirty-commits"
 RELATIVE, ABSOLUTE = 1e-9, 1e-12  # among processors, 2e-13 and 1e-15 were the most
 ASIDE = {"time", "actor", "versions"}  # of an entry: when, by whom and with what it was made
 DIGESTS = {"prev", "record", "weights", "statistics"}  # of numbers, down to the last bit: what they name is compared
-# Choices that did not exist then, and that make no difference to these stores.
-ADDED = {"text", "prompt_share", "outlier"}
+# Choices that did not exist then and make no difference to these stores, and what entries did not tell then.
+ADDED = {"text", "prompt_share", "outlier", "failed", "cost"}
 NEW = EditRequest(MOTHER, NAMES[7], PLACES[0], id="new")
 EVERY_SCENE = pytest.mark.parametrize("scene", SCENES)
 

@@ -79,6 +79,8 @@ def test_what_is_gathered_is_what_ledger_and_reader_say(editor: LifelongEditor) 
         assert (row.risk, row.residual) == (risks.get(row.id), residuals.get(row.id))
         asked = [e for e in entries if row.id in e.body.get("scores", {}).get(EFFICACY, {})]
         assert row.last == asked[-1].body["scores"][EFFICACY][row.id] and row.asked == asked[-1].seq
+    assert story.unsaid == editor.unsaid() and [row.id for row in story.facts if row.badness[0]]
+    assert {row.id for row in story.facts if row.badness[0]} == set(story.unsaid)
     (read,) = editor.telemetry().values()
     assert story.capacity == {name: pytest.approx(read.capacity) for name in story.capacity}
     assert set(story.signs) == {"preservation", "capacity", "norm", "forgetting"} <= set(SIGNS)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lifelong_edit.algebra.telemetry import largest_first
-from lifelong_edit.defaults import EFFICACY
+from lifelong_edit.defaults import EFFICACY, PROBED
 from lifelong_edit.engine.state.session import Session
-from lifelong_edit.kinds.kind import Change
+from lifelong_edit.kinds.kind import Change, State
 from lifelong_edit.store import EDITS, Entry, FactLife
 from lifelong_edit.tracking.generation import answer
 from lifelong_edit.tracking.scores import Score, score_continuations, scored, scores_body
@@ -29,8 +29,9 @@ class Commit:
     `facts` are those it is about; `superseded` and `restored` those that went and came back with them; `rewritten`
     those for whose slot a value had to be optimised anew. `skipped` are ids of requests that were known already.
     `failed` are the facts of an edit that the model does not say after it, or of a protection those to which it answers
-    otherwise than the base. `survived` is, to each edited weight, the share of its delta that the cast to the live
-    dtype kept. A refit has its `effect`: figures before and after.
+    otherwise than the base. `cost` are older facts that it said before and does not say now, found among those that the
+    change is predicted to move most. `survived` is, to each edited weight, the share of its delta that the cast to the
+    live dtype kept. A refit has its `effect`: figures before and after.
     """
 
     entry: Entry | None
@@ -40,6 +41,7 @@ class Commit:
     restored: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    cost: tuple[str, ...] = ()
     survived: Mapping[str, float] | None = None
     radius: BlastRadius | None = None
     effect: Mapping[str, tuple[float, float]] | None = None
@@ -59,7 +61,8 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
     if change.kind in EDITS and "scores" not in body:
         with kind.showing(change.state) as editable:
             body |= scores_body(about, scored(editable, about, (EFFICACY,)))
-    failed = _failed(session, change, about, body)
+    failed, cost = _failed(session, change, about, body), _cost(session, change)
+    body |= {name: list(ids) for name, ids in (("failed", failed), ("cost", cost)) if ids}
     body = {**kind.told(head, change), **body}
     record = kind.record(change, [fact.id for fact in about])
     entry = session.store.commit(change.kind, body, record, requests, head.last.digest)
@@ -76,7 +79,7 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
             "its facts with another ridge, or fewer that are alike.",
             stacklevel=4,
         )
-    return replace(described(change), entry=entry, skipped=skipped, failed=failed, survived=kept)
+    return replace(described(change), entry=entry, skipped=skipped, failed=failed, cost=cost, survived=kept)
 
 
 def _failed(session: Session, change: Change, facts: Sequence[FactLife], body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -91,6 +94,26 @@ def _failed(session: Session, change: Change, facts: Sequence[FactLife], body: M
         with session.kind.showing(state) as editable:
             answers.append([answer(editable, fact.question) for fact in facts])
     return tuple(fact.id for fact, was, now in zip(facts, *answers, strict=True) if was != now)
+
+
+def _cost(session: Session, change: Change) -> tuple[str, ...]:
+    """The older facts said before an edit and not after it, of the `PROBED` that stored keys say it moves most."""
+    if change.kind not in (*EDITS, "protect"):
+        return ()
+    older = [id for id in session.head.history.active if id in change.history.active]
+    shifts = session.kind.shifts(session.head, change, older) if older else {}
+    asked = [change.history.facts[id] for id in largest_first(shifts)[:PROBED] if shifts[id]]
+    # What is said still needs no second look: the state before is asked only about the others.
+    missing = [fact for fact, said in zip(asked, _said(session, change.state, asked), strict=True) if not said]
+    return tuple(f.id for f, said in zip(missing, _said(session, session.state, missing), strict=True) if said)
+
+
+def _said(session: Session, state: State, facts: Sequence[FactLife]) -> list[bool]:
+    """Whether the model says each of the facts in a state."""
+    if not facts:
+        return []
+    with session.kind.showing(state) as editable:
+        return [score == 1.0 for score in scored(editable, facts, (EFFICACY,))[EFFICACY].each]
 
 
 def described(change: Change, radius: BlastRadius | None = None) -> Commit:

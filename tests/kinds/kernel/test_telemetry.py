@@ -76,7 +76,8 @@ def test_interference_is_what_the_new_delta_does_at_the_older_edits_keys(memory:
 def test_those_at_risk_and_collisions_are_named(tmp_path: Path) -> None:
     near = EditRequest("In 1912 {} was born in", "Ada Quill", "Kessel", id="near")
     with edited(tmp_path / "store", [[REQUESTS[0]], [near]], memory="batch", targets="base", ridge=0.001) as editor:
-        (kept,), found = editor.head.body["telemetry"].values(), editor.risks()
+        (kept,) = editor.head.body["telemetry"].values()
+        found = editor.kind.risks(editor.standing.history, editor.state)
         assert kept["flagged"] == pytest.approx({id: risk for id, risk in found.items() if risk > 0})
         assert found["near"] < 0 and found["near"] < found["ada"]
     with edited(tmp_path / "other") as editor:
