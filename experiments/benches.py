@@ -111,7 +111,7 @@ def figures(bench: Bench, done: list[EditRequest]) -> Row:
 
 def trimmed(request: EditRequest, strangers: set[str]) -> EditRequest:
     """The request without neighbours that are edited or listed, and with few prompts of each sort."""
-    fine = [p for p in request.neighborhood_prompts if not any(name in p for name in strangers)]
+    fine = [n for n in request.neighborhood_prompts if not any(name in str(n) for name in strangers)]
     return replace(
         request,
         neighborhood_prompts=tuple(fine[:3]),

@@ -24,12 +24,13 @@ MAX_WORDINGS = 20
 SUBJECT_SLOT = "{}"
 REQUIRED = ("prompt", "subject", "target_new")
 LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET}
-LISTS = {
-    "paraphrase_prompts": 1,
-    "neighborhood_prompts": 1,
-    "attribute_prompts": 2,
-    "generation_prompts": 1,
-    "wordings": 1,
+TEXTS, PAIRS = "texts", "lists of 2 texts"
+LISTS = {  # what each is a list of
+    "paraphrase_prompts": (TEXTS,),
+    "neighborhood_prompts": (TEXTS, PAIRS),
+    "attribute_prompts": (PAIRS,),
+    "generation_prompts": (TEXTS,),
+    "wordings": (TEXTS,),
 }
 LETTER = re.compile(r"[^\W\u2e80-\U0003ffff]")  # of scripts that part words by blanks
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: they steer a terminal
@@ -93,7 +94,7 @@ class EditRequest:
 
     The other texts are only used to measure the edit: `paraphrase_prompts` are whole prompts about the subject,
     `attribute_prompts` whole prompts with an answer of their own that the edit should leave, `neighborhood_prompts`
-    prompts about other subjects whose answer is `target_true`.
+    prompts about other subjects: a text, whose answer is `target_true`, or a prompt with an answer of its own.
 
     Raises `RequestError` on construction when a text is none, empty, too long, not valid Unicode or holds control
     characters, when a list is too long, when the prompt or a wording has no single ``{}``, or when a wording is the
@@ -106,7 +107,7 @@ class EditRequest:
     target_true: str | None = None
     id: str | None = None
     paraphrase_prompts: tuple[str, ...] = ()
-    neighborhood_prompts: tuple[str, ...] = ()
+    neighborhood_prompts: tuple[str | tuple[str, str], ...] = ()
     attribute_prompts: tuple[tuple[str, str], ...] = ()
     generation_prompts: tuple[str, ...] = ()
     wordings: tuple[str, ...] = ()
@@ -117,9 +118,9 @@ class EditRequest:
         for name in ("target_true", "id"):
             if getattr(self, name) is not None:
                 _check_text(self, name, getattr(self, name))
-        for name, depth in LISTS.items():
-            object.__setattr__(self, name, _frozen(getattr(self, name), depth))
-            _check_texts(self, name, 2 if depth == 2 else None)
+        for name, shapes in LISTS.items():
+            object.__setattr__(self, name, _frozen(getattr(self, name), 2 if PAIRS in shapes else 1))
+            _check_texts(self, name)
         _check_slot(self, "the prompt", self.prompt)
         _check_wordings(self)
         if self.id is not None and self.id != " ".join(self.id.split()):
@@ -137,6 +138,11 @@ class EditRequest:
     def subject_start(self) -> int:
         """Character offset of the subject inside `question`."""
         return self.prompt.index(SUBJECT_SLOT)
+
+    @property
+    def neighbours(self) -> tuple[tuple[str, str | None], ...]:
+        """The neighbourhood prompts, each with its answer: its own, else `target_true`."""
+        return tuple((n, self.target_true) if isinstance(n, str) else n for n in self.neighborhood_prompts)
 
     @property
     def statement(self) -> tuple[str, str]:
@@ -243,22 +249,24 @@ def _frozen(value: Any, depth: int) -> Any:
     return tuple(_frozen(v, depth - 1) for v in value) if depth and isinstance(value, (list, tuple)) else value
 
 
-def _check_texts(request: EditRequest, name: str, size: int | None) -> None:
-    """A list of texts, or with `size` a list of groups of so many texts."""
+def _check_texts(request: EditRequest, name: str) -> None:
+    """A list of what `LISTS` says."""
     listed: object = getattr(request, name)
-    groups = (listed,) if size is None else listed
-    if not isinstance(groups, tuple) or not all(isinstance(g, tuple) and size in (None, len(g)) for g in groups):
-        raise RequestError(
-            f"{request._where()}: {name} must be a list of {'texts' if size is None else f'lists of {size} texts'}."
-        )
+    if not isinstance(listed, tuple) or not all(_shape(item) in LISTS[name] for item in listed):
+        raise RequestError(f"{request._where()}: {name} must be a list of {' or '.join(LISTS[name])}.")
     limit, use = (MAX_WORDINGS, "written") if name == "wordings" else (MAX_TEXTS, "measured after every edit")
-    if isinstance(listed, tuple) and len(listed) > limit:
+    if len(listed) > limit:
         raise RequestError(
             f"{request._where()}: {name} has {len(listed)} items, the limit is {limit}. "
             f"Each of them is {use}; keep the telling ones."
         )
-    for text in (text for group in groups for text in group):
+    for text in (text for item in listed for text in (item if isinstance(item, tuple) else (item,))):
         _check_text(request, name, text)
+
+
+def _shape(item: object) -> str | None:
+    """What an item makes its list a list of; whether a text is one is checked where its error says more."""
+    return TEXTS if not isinstance(item, tuple) else PAIRS if len(item) == 2 else None
 
 
 def _check_text(request: EditRequest, name: str, text: object) -> None:
@@ -296,8 +304,8 @@ def _check_slot(request: EditRequest, name: str, prompt: str) -> None:
 
 def _check_wordings(request: EditRequest) -> None:
     """Every wording adds a text to write, and none is scored: a score of what was written would say nothing new."""
-    attributes = (prompt for prompt, _ in request.attribute_prompts)
-    scored = *request.paraphrase_prompts, *request.neighborhood_prompts, *request.generation_prompts, *attributes
+    answered = (prompt for prompt, _ in (*request.neighbours, *request.attribute_prompts))
+    scored = *request.paraphrase_prompts, *answered, *request.generation_prompts
     endings = [f" {_spelt(prompt)}" for prompt in scored]
     written = {_spelt(request.question): "the prompt itself"}
     for wording in request.wordings:

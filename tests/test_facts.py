@@ -34,7 +34,7 @@ FULL = EditRequest(
     target_true="Oran",
     id="r-1",
     paraphrase_prompts=("Émile Zorn lives in",),
-    neighborhood_prompts=("Bo Lund lives in", "Ada lives in"),
+    neighborhood_prompts=("Bo Lund lives in", ("Ada lives in", "Tarsis")),
     attribute_prompts=(("Émile Zorn speaks", "Veltish"),),
     generation_prompts=("Émile Zorn",),
     wordings=("The home of {} is in", "{} dwells in"),
@@ -72,6 +72,11 @@ def test_lists_are_as_good_as_tuples() -> None:
     listed = EditRequest("{} is", "Ada", "Marn", paraphrase_prompts=["Ada"], attribute_prompts=[["Ada", "x"]])  # type: ignore[arg-type,list-item]
     assert listed == EditRequest("{} is", "Ada", "Marn", paraphrase_prompts=("Ada",), attribute_prompts=(("Ada", "x"),))
     assert hash(listed)
+
+
+def test_a_neighbour_has_its_own_answer_or_the_true_target() -> None:
+    assert FULL.neighbours == (("Bo Lund lives in", "Oran"), ("Ada lives in", "Tarsis"))
+    assert replace(FULL, target_true=None).neighbours[0] == ("Bo Lund lives in", None)
 
 
 def test_an_id_is_given_or_follows_from_what_is_edited() -> None:
@@ -132,7 +137,7 @@ def test_wordings_say_how_a_fact_is_written_and_not_which() -> None:
 
 SCORED = {
     "paraphrase_prompts": ["Émile Zorn dwells in"],
-    "neighborhood_prompts": ["Bo Lund dwells in", " Émile  Zorn\ndwells in "],
+    "neighborhood_prompts": ["Bo Lund dwells in", [" Émile  Zorn\ndwells in ", "Oran"]],
     "attribute_prompts": [["Émile Zorn Dwells in", "Oran"]],
     "generation_prompts": ["The river rose.\n\nÉmile Zorn dwells in"],
 }
@@ -200,6 +205,9 @@ def test_a_record_with_other_fields_is_refused_with_the_known_ones(values: dict[
     [
         {"paraphrase_prompts": "one text"},
         {"neighborhood_prompts": ["fine", 3]},
+        {"neighborhood_prompts": ["fine", ["only one"]]},
+        {"neighborhood_prompts": ["fine", ["Bo lives in", "Oran", "Marn"]]},
+        {"neighborhood_prompts": [["Bo lives in", ["Oran"]]]},
         {"neighborhood_prompts": ["lone \ud800"]},
         {"attribute_prompts": [["only one"]]},
         {"attribute_prompts": "one text"},

@@ -53,9 +53,9 @@ class EditScores:
     """CounterFact's figures (ROME, arXiv 2202.05262), all in [0, 1]; None where no request has what a figure needs.
 
     Each is a mean over a request's prompts first, then over the requests. es, ps: the new target is more probable
-    than the true one on the rewrite and the paraphrase prompts; ns: the true one is, on the neighbourhood prompts.
-    ea, pa, na: all tokens of the new, the new, the true target are the first choice there. aa: the same for the
-    answers of the attribute prompts. Probabilities are means over tokens in the logarithm.
+    than the true one on the rewrite and the paraphrase prompts; ns: the true one (or the neighbour's own answer) is,
+    on the neighbourhood prompts. ea, pa, na: all tokens of the new, the new, the true target are the first choice
+    there. aa: the same for the answers of the attribute prompts. Probabilities are means over tokens in the logarithm.
     """
 
     es: float | None
@@ -180,7 +180,7 @@ PROMPT_SETS = {
     "paraphrase": PromptSet(("paraphrase prompts",), lambda r: [(p, _targets(r)) for p in r.paraphrase_prompts]),
     "neighbourhood": PromptSet(
         ("neighbourhood prompts", "a true target"),
-        lambda r: [(p, _targets(r)[::-1]) for p in r.neighborhood_prompts if r.target_true is not None],
+        lambda r: [(p, (answer, r.target_new)) for p, answer in r.neighbours if answer is not None],
     ),
     "attribute": PromptSet(("attribute prompts",), lambda r: [(p, (answer,)) for p, answer in r.attribute_prompts]),
     "generation": PromptSet(("generation prompts",), lambda r: [(p, ()) for p in r.generation_prompts]),

@@ -107,6 +107,13 @@ def test_a_row_that_is_no_edit_is_rejected_with_its_reason(change: dict[str, Any
     assert found.problem.startswith(f"{reason}: ") and found.problem.endswith((".", "...]."))
 
 
+def test_a_neighbour_comes_with_its_own_answer(tmp_path: Path) -> None:
+    neighbours = ["Bo lives in", ["Ana lives in", "Kessel"]]
+    found = only({**PLAIN, "prompt": "Ada lives in", "neighborhood_prompts": neighbours}, tmp_path)
+    assert isinstance(found, Imported)
+    assert found.request.neighborhood_prompts == ("Bo lives in", ("Ana lives in", "Kessel"))
+
+
 def test_a_subject_is_found_as_a_word(tmp_path: Path) -> None:
     for prompt, expected in {
         "Adalbert met Ada in": "Adalbert met {} in",

@@ -51,6 +51,7 @@ ACCEPTED = {
     "target at its limit": written(target_new="x" * MAX_TARGET),
     "null for a text that may lack": written(target_true=None, id=None),
     "all fields": written(target_true="Oran", id="r-1", paraphrase_prompts=["Ada"], attribute_prompts=[["Ada", "x"]]),
+    "neighbour with its own answer": written(neighborhood_prompts=["Bo was born in", ["Ana was born in", "Oran"]]),
     "braces in a wording": written(wordings=["{0} {x.__class__} {} %s ${y} {{"]),
 }
 REFUSED = {  # line, and what its error says
@@ -88,6 +89,7 @@ REFUSED = {  # line, and what its error says
     "null for a list": (written(neighborhood_prompts=None), "must be a list of texts"),
     "list in a list": (written(paraphrase_prompts=[["Ada"]]), "must be a text"),
     "texts for groups": (written(attribute_prompts=["Ada", "x"]), "lists of 2 texts"),
+    "neighbour of three": (written(neighborhood_prompts=[["Bo", "x", "y"]]), "must be a list of texts or lists of 2"),
     "group of three": (written(attribute_prompts=[["Ada", "x", "y"]]), "lists of 2 texts"),
     "too many paraphrases": (written(paraphrase_prompts=["a"] * 9_000), "9000 items"),
     "nested 30,000 deep": (b"[" * 30_000 + b"]" * 30_000, "nested too deeply"),
@@ -146,13 +148,15 @@ VALUES = st.recursive(
 SOUND_TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(
     lambda text: text.strip() and "{}" not in text
 )
+SOUND_PAIRS = st.lists(SOUND_TEXTS, min_size=2, max_size=2)
 SOUND = st.fixed_dictionaries(
     {"prompt": SOUND_TEXTS.map("{{}} {}".format), "subject": SOUND_TEXTS, "target_new": SOUND_TEXTS},
     optional={
         "target_true": SOUND_TEXTS | st.none(),
         "id": SOUND_TEXTS.map(lambda text: " ".join(text.split())),
         **dict.fromkeys(LISTS, st.lists(SOUND_TEXTS, max_size=4)),
-        "attribute_prompts": st.lists(st.lists(SOUND_TEXTS, min_size=2, max_size=2), max_size=3),
+        "attribute_prompts": st.lists(SOUND_PAIRS, max_size=3),
+        "neighborhood_prompts": st.lists(SOUND_TEXTS | SOUND_PAIRS, max_size=4),
         "wordings": st.lists(
             SOUND_TEXTS.map("In other words, {{}} {}".format),
             max_size=3,

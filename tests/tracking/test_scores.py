@@ -256,6 +256,17 @@ def test_neighbours_without_a_true_target_are_no_evidence() -> None:
         assert measure(small_editable("llama"), [request], [name])[name].value is None
 
 
+def test_a_neighbour_with_its_own_answer_is_asked_for_that(
+    asked: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = dataclasses.replace(REQUESTS[0], target_true=None, neighborhood_prompts=(("Ada lives in", "Kessel"), "Bo is"))
+    monkeypatch.setitem(TABLE, ("Ada lives in", "Oran"), Score(0.1, 0.0))
+    names = ("neighbourhood/argmax", "neighbourhood/prob")
+    found = measure(small_editable("llama"), [own], names)
+    assert [found[name].value for name in names] == [1.0, 0.0]
+    assert set(asked) == {("Ada lives in", "Kessel"), ("Ada lives in", "Oran")}, "the other neighbour has no answer"
+
+
 def test_an_unknown_metric_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(RequestError, match=r"no metric 'rewrite/probs'.*'rewrite/prob'"):
         measure(small_editable("llama"), REQUESTS, ["rewrite/probs"])
