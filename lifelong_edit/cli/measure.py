@@ -9,12 +9,13 @@ import typer
 
 from lifelong_edit.cli import options
 from lifelong_edit.cli.text import (
+    SHORT,
     entry_document,
     facts_lines,
     listed,
+    metric_means,
     number,
     print_result,
-    summary,
     table,
 )
 from lifelong_edit.defaults import EFFICACY
@@ -66,7 +67,9 @@ def measure(
         entry = editor.measure(metrics, scope, drift, actor, reason)
     rows = [[row["cohort"], row["metric"], row["facts"], _number(row["value"])] for row in entry.body["retention"]]
     moved = [[r["metric"], _number(r["base"]), _number(r["value"])] for r in entry.body.get("drift", ())]
-    lines = [f"entry {entry.seq}: {summary(entry)}", table(rows, ["edit", "metric", "facts", "mean"])]
+    means = [[name, facts, _number(mean)] for name, mean, facts in metric_means(entry)]
+    lines = [f"entry {entry.seq} {entry.digest[:SHORT]} measure", table(means, ["metric", "facts", "mean"])]
+    lines += ["", table(rows, ["edit", "metric", "facts", "mean"])]
     lines += ["", table(moved, ["drift", "base", "now"])] if moved else []
     document = {**entry_document(entry, {}), **{name: entry.body.get(name) for name in ("retention", "drift")}}
     print_result(as_json, document, "\n".join(lines))

@@ -152,12 +152,11 @@ def summary(entry: Entry) -> str:
     if entry.kind == "tag":
         return printable(f"{body['tag']} names entry {body['target']}")
     if entry.kind == "measure":
-        figures = [(row["value"], row["facts"]) for row in body.get("retention", ()) if row["value"] is not None]
-        facts = sum(count for _, count in figures)
-        kept = sum(value * count for value, count in figures) / max(facts, 1)
+        told = [
+            f"{printable(name)} {mean:.3f} of {counted(facts, 'fact')}" for name, mean, facts in metric_means(entry)
+        ]
         beside = [name for name in ("drift", "noise") if name in body]
-        told = [f"retention {kept:.3f} of {counted(facts, 'fact')}"] if figures or not beside else []
-        return ", ".join([*told, *beside])
+        return ", ".join([*told, *beside]) or "no facts"
     # Entries that write hold their requests, those that revert or restore hold ids.
     named = [f["request"]["subject"] if isinstance(f, dict) else f for f in body.get("facts", ())]
     failed, held = failed_in(entry), "held" if entry.kind == "protect" else "said"
@@ -176,6 +175,16 @@ def summary(entry: Entry) -> str:
     cost = ids_in(entry, "cost")
     lost = f"; {counted(len(cost), 'older fact')} said no longer: {listed(cost, 5)}" if cost else ""
     return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "") + lost
+
+
+def metric_means(entry: Entry) -> list[tuple[str, float, int]]:
+    """Each metric that an entry has scores of, with its mean over all cohorts and how many facts that are."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for row in entry.body.get("retention", ()):
+        if row["value"] is not None:
+            found.setdefault(row["metric"], []).append((row["value"], row["facts"]))
+    facts = {name: sum(count for _, count in rows) for name, rows in found.items()}
+    return [(name, sum(v * n for v, n in rows) / facts[name], facts[name]) for name, rows in found.items()]
 
 
 def entry_document(entry: Entry, tags: Mapping[int, Sequence[str]]) -> dict[str, Any]:

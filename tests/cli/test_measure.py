@@ -21,7 +21,18 @@ def test_a_measurement_is_entered_and_a_dry_one_is_not(place: Place) -> None:
     (scored,) = [row for row in dry["scores"] if row["group"] == "all asked"]
     every = [value for value in entry.body["scores"][EFFICACY].values() if value is not None]
     assert scored["facts"] == len(every) and scored["now"] == pytest.approx(sum(every) / len(every))
-    assert f"entry 6: retention {sum(every) / len(every):.3f} of 3 facts" in place.ok("measure", model=True).out
+
+
+def test_metrics_are_never_averaged_with_one_another(place: Place) -> None:
+    names = (EFFICACY, "rewrite/token-accuracy")
+    lines = place.ok("measure", *(f"--metric={name}" for name in names), model=True).out.splitlines()
+    scores, told = place.entries()[-1].body["scores"], []
+    for name in names:
+        every = [value for value in scores[name].values() if value is not None]
+        mean, facts = sum(every) / len(every), len(every)
+        assert [name, str(facts), f"{mean:.4f}"] in [line.split() for line in lines]
+        told.append(f"{name} {mean:.3f} of {facts} facts")
+    assert ", ".join(told) in place.ok("log").out
 
 
 def test_eval_scores_base_and_now_and_writes_nothing(made: Place) -> None:
