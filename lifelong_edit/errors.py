@@ -61,3 +61,9 @@ class ModelMismatch(ModelError):
 
 class UnsupportedModel(ModelError):
     """No row of the architecture table describes this model type."""
+
+
+class NotSaid(LifelongEditError):
+    """Facts of a commit do not hold; it was made all the same, and nothing was written after it."""
+
+    exit_code = 9

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +32,10 @@ from lifelong_edit.datasets.jsonl import (
 from lifelong_edit.defaults import METHOD, PROBED
 from lifelong_edit.errors import RequestError
 from lifelong_edit.tracking.budget import Budget, OnRed
+from lifelong_edit.tracking.unsaid import OnFail
+
+if TYPE_CHECKING:
+    from lifelong_edit.engine import Commit
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what it would do, as plan does; write nothing.")]
 Every = Annotated[
@@ -38,6 +43,11 @@ Every = Annotated[
 ]
 AtRed = Annotated[
     OnRed | None, typer.Option("--on-red", help="When a sign would be red: stop (exit code 3), warn or halve.")
+]
+
+Failing = Annotated[
+    OnFail,
+    typer.Option("--on-fail", help="Facts not said after their commit: keep, revert at once, or stop (exit code 9)."),
 ]
 
 
@@ -50,6 +60,7 @@ def apply(
     ridge: options.Ridge = None,
     every: Every = None,
     on_red: AtRed = None,
+    on_fail: Failing = OnFail.keep,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -60,7 +71,8 @@ def apply(
     """Write the requests of a file into the model. All lines are read before anything is written.
 
     Requests that the ledger knows are skipped, so the same command can be repeated. An active fact with the same prompt
-    and subject is superseded. --every and --on-red hold it to a health budget.
+    and subject is superseded. --every and --on-red hold it to a health budget. What the model does not say afterwards
+    is told; --on-fail says what becomes of it.
 
     Example: lifelong-edit apply facts.jsonl --model checkpoints/tiny-world --reason "ticket 12"
     """
@@ -72,12 +84,16 @@ def apply(
     held, commits = budget(every, on_red, halving=False), []
     with options.open_editor(store, model, dtype, device) as editor, bar("request", sum(map(len, batches))) as shown:
         for batch in batches:
-            commits.append(editor.apply([s.request for s in batch], method, ridge, actor, reason, held))
+            own = [sourced.request for sourced in batch]
+            commits.append(editor.apply(own, method, ridge, actor, reason, held, _told_first(on_fail)))
             shown.update(len(batch))
             if not as_json:
                 print_line(commit_line(commits[-1]))
+            if on_fail == OnFail.stop and commits[-1].failed:
+                break
     if as_json:
         print_result(True, [commit_document(commit) for commit in commits], "")
+    _end(on_fail, commits)
 
 
 def stream(
@@ -89,6 +105,7 @@ def stream(
     ridge: options.Ridge = None,
     every: Every = None,
     on_red: AtRed = None,
+    on_fail: Failing = OnFail.keep,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -98,7 +115,9 @@ def stream(
 ) -> None:
     """Write requests as they come, a commit for every few. Started again, it goes on after the last one committed.
 
-    --every and --on-red hold it to a health budget; with halve, a batch that would be red is tried in halves.
+    --every and --on-red hold it to a health budget; with halve, a batch that would be red is tried in halves. --on-fail
+    says what becomes of facts that the model does not say: reverted ones are not tried again, and a stream that stopped
+    goes on behind them.
 
     Example: lifelong-edit stream facts.jsonl --model checkpoints/tiny-world --batch 10
     """
@@ -106,7 +125,7 @@ def stream(
         return preview_source(source, model, store, batch, method, ridge, dtype, device, as_json)
     held = budget(every, on_red)
     with options.open_editor(store, model, dtype, device) as editor, bar("request", _lines(source)) as shown:
-        for commit in editor.stream(source, batch, method, ridge, actor, reason, held):
+        for commit in editor.stream(source, batch, method, ridge, actor, reason, held, on_fail=on_fail):
             shown.update(commit.requests)
             print_line(json_line(commit_document(commit)) if as_json else commit_line(commit))
 
@@ -117,6 +136,7 @@ def replace(
     model: options.Model,
     store: options.StorePath = options.STORE,
     method: options.Method = METHOD,
+    on_fail: Failing = OnFail.keep,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -131,8 +151,9 @@ def replace(
     if dry_run:
         return preview_replacement(fact, target, model, store, method, dtype, device, as_json)
     with options.open_editor(store, model, dtype, device) as editor:
-        done = editor.replace(fact, target, method, actor, reason)
+        done = editor.replace(fact, target, method, actor, reason, _told_first(on_fail))
         print_result(as_json, commit_document(done), commit_text(done, "replace", editor.facts()))
+    _end(on_fail, [done])
 
 
 def protect(
@@ -141,6 +162,7 @@ def protect(
     store: options.StorePath = options.STORE,
     method: options.Method = METHOD,
     ridge: options.Ridge = None,
+    on_fail: Failing = OnFail.keep,
     dry_run: DryRun = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -158,9 +180,21 @@ def protect(
         return preview_source(source, model, store, None, method, ridge, dtype, device, as_json, protecting=True)
     requests = load_requests(source)
     with options.open_editor(store, model, dtype, device) as editor:
-        done = editor.protect(requests, method, ridge, actor, reason)
+        done = editor.protect(requests, method, ridge, actor, reason, _told_first(on_fail))
         text = commit_text(done, "protect", editor.facts()) if done.entry else commit_line(done)
         print_result(as_json, commit_document(done), text)
+    _end(on_fail, [done])
+
+
+def _told_first(on_fail: OnFail) -> OnFail:
+    """What the engine is to do with facts that are not said, where the command stops only after it told of them."""
+    return OnFail.keep if on_fail == OnFail.stop else on_fail
+
+
+def _end(on_fail: OnFail, commits: Sequence[Commit]) -> None:
+    """End with `NotSaid` where facts of these commits do not hold and that is to stop the command."""
+    for commit in commits if on_fail == OnFail.stop else ():
+        commit.check()
 
 
 def budget(every: str | None, on_red: OnRed | None, halving: bool = True) -> Budget | None:

@@ -16,7 +16,7 @@ from lifelong_edit.escapes import printable_lines
 INTERRUPTED = 130
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 usage or request, 3 health stop, 4 corrupt store, 5 reading or writing "
-    "failed, 6 store busy, 7 no trustworthy solution, 8 model does not fit, 130 interrupted."
+    "failed, 6 store busy, 7 no trustworthy solution, 8 model does not fit, 9 facts not said, 130 interrupted."
 )
 PANELS = {  # one module each, named like it
     "Start": (start.init, start.stats, start.demo),

@@ -231,6 +231,7 @@ def commit_document(commit: Commit) -> dict[str, Any]:
     return {
         "entry": entry,
         "facts": commit.facts,
+        "undone": commit.undone and {"seq": commit.undone.seq, "facts": ids_in(commit.undone)},
         **{
             name: getattr(commit, name)
             for name in ("skipped", "superseded", "restored", "rewritten", "failed", "cost", "survived")
@@ -241,13 +242,19 @@ def commit_document(commit: Commit) -> dict[str, Any]:
 
 
 def commit_line(commit: Commit) -> str:
-    """A commit in one line: its entry and how many requests were known already."""
+    """A commit in one line: its entry, how many requests were known already, and what was taken out again."""
     known = f"{counted(len(commit.skipped), 'request')} known already"
+    undone = f"; {undone_text(commit.undone)}" if commit.undone else ""
     if commit.entry is None:
-        return f"nothing written: {known}"
+        return f"nothing written: {known}{undone}"
     return f"{commit.entry.seq:>4} {commit.entry.digest[:SHORT]} {summary(commit.entry)}" + (
-        f"; {known}" if commit.skipped else ""
+        f"; {known}{undone}" if commit.skipped else undone
     )
+
+
+def undone_text(entry: Entry) -> str:
+    """Say which facts an entry took out because they were not said: ``taken out again by entry 3: ada``."""
+    return f"taken out again by entry {entry.seq}: {listed(ids_in(entry), 5)}"
 
 
 def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str:
@@ -263,6 +270,7 @@ def commit_text(commit: Commit, kind: str, facts: Mapping[str, FactLife]) -> str
         "whose slot gets a new value": commit.rewritten,
     }
     lines = [head, *(line for told, ids in named.items() for line in facts_lines([facts[id] for id in ids], told))]
+    lines += [undone_text(commit.undone)] if commit.undone else []
     return "\n".join(lines + ([radius_text(commit.radius, facts)] if commit.radius else []))
 
 

@@ -32,6 +32,7 @@ from lifelong_edit.store import Entry, Stray, collect_garbage, list_strays
 from lifelong_edit.store.history import check_tag
 from lifelong_edit.tracking.budget import Budget, OnRed, Scope
 from lifelong_edit.tracking.scores import Figure, scored, scores_body
+from lifelong_edit.tracking.unsaid import OnFail, condemned
 from lifelong_edit.tracking.watch import Watch
 
 
@@ -89,22 +90,34 @@ class LifelongEditor(Reader):
         actor: str | None = None,
         reason: str | None = None,
         budget: Budget | None = None,
+        on_fail: OnFail | str = OnFail.keep,
     ) -> Commit:
         """Write one batch of facts into the model: one record, one ledger entry.
 
         An active fact with the same prompt and subject is superseded. Facts about one subject whose prompts begin alike
         share a value, which is optimised for all of them. `ridge` is absolute, overrides the method's own, and is not
         halved. Requests whose id is known are skipped. Raises `RequestError` before any computation, `SolveError`
-        naming facts, `HealthStop` when the edit would be over the budget; model and store are then as before.
+        naming facts, `HealthStop` when the edit would be over the budget; model and store are then as before. Facts
+        that the model does not say afterwards are in the commit's `failed`; `on_fail` says what becomes of them:
+        "keep", "revert" by a second entry, or "stop", which raises `NotSaid` behind the commit.
         """
-        return self._edit("edit", list(requests), method, ridge, actor, reason, budget)
+        return self._edit("edit", list(requests), method, ridge, actor, reason, on_fail, budget)
 
     def replace(
-        self, fact: str, target: str, method: str = METHOD, actor: str | None = None, reason: str | None = None
+        self,
+        fact: str,
+        target: str,
+        method: str = METHOD,
+        actor: str | None = None,
+        reason: str | None = None,
+        on_fail: OnFail | str = OnFail.keep,
     ) -> Commit:
-        """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings it back."""
+        """Give an active fact another target: a new fact, which supersedes it. Reverting the new one brings it back.
+
+        `on_fail` is as in `apply`: "revert" lets the old fact stand where the new one is not said.
+        """
         request = bodies.replacing(self._session.head.history, fact, target)
-        return self._edit("replace", [request], method, None, actor, reason)
+        return self._edit("replace", [request], method, None, actor, reason, on_fail)
 
     def protect(
         self,
@@ -113,15 +126,16 @@ class LifelongEditor(Reader):
         ridge: float | None = None,
         actor: str | None = None,
         reason: str | None = None,
+        on_fail: OnFail | str = OnFail.keep,
     ) -> Commit:
         """Let later edits leave these facts of the base alone: columns of the system that ask for no change.
 
         `target_new` is what the base answers. A fact costs as much of the layer's capacity as an edit does. It is
         reverted, restored and superseded like one. `RequestError` in batch memory, which has no regard for earlier
-        columns.
+        columns. `on_fail` is as in `apply`, for facts to which the model answers otherwise than the base.
         """
         self._session.kind.check_protectable()
-        return self._edit("protect", list(requests), method, ridge, actor, reason)
+        return self._edit("protect", list(requests), method, ridge, actor, reason, on_fail)
 
     def stream(
         self,
@@ -133,6 +147,7 @@ class LifelongEditor(Reader):
         reason: str | None = None,
         budget: Budget | None = None,
         relax: int = 10,
+        on_fail: OnFail | str = OnFail.keep,
     ) -> Iterator[Commit]:
         """Apply a JSON-lines file, or standard input ("-"), `batch` requests a commit; yields every commit.
 
@@ -140,17 +155,20 @@ class LifelongEditor(Reader):
         those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none. With a
         `budget` the vital signs are read on a schedule, and a red one warns, ends the stream with `HealthStop`, or lets
         the batch be tried in halves. What was refused is read whenever it comes again. In joint memory facts that fade
-        are relaxed after every `relax` edits, under the same budget; 0 is never.
+        are relaxed after every `relax` edits, under the same budget; 0 is never. `on_fail` is as in `apply`: "stop"
+        ends the stream with `NotSaid` behind the commit, and a stream that is started again goes on there.
         """
+        stop = OnFail(on_fail) == OnFail.stop
+        wanted = OnFail.keep if stop else on_fail  # who listens is given the commit before the stream ends
 
         def apply(requests: Sequence[EditRequest], refused: Sequence[str]) -> Commit:
-            return self._edit("edit", requests, method, ridge, actor, reason, budget, refused)
+            return self._edit("edit", requests, method, ridge, actor, reason, wanted, budget, refused)
 
         halve = budget is not None and budget.on_red == OnRed.halve
         keep = None
         if relax and self._session.kind.relaxes:
             keep = upkeep(relax, self._session, lambda: self.relax(budget=budget, actor=actor, reason=reason))
-        return stream(source, batch, self._session, apply, halve, keep)
+        return stream(source, batch, self._session, apply, halve, keep, stop)
 
     def revert(
         self,
@@ -272,10 +290,48 @@ class LifelongEditor(Reader):
         ridge: float | None,
         actor: str | None,
         reason: str | None,
+        on_fail: OnFail | str,
         budget: Budget | None = None,
         refused: Sequence[str] = (),
     ) -> Commit:
-        """Write a batch. `refused` are the ids of a batch that was too much at once, of which this one is a part."""
+        """Write a batch, and do with its facts that do not hold what `on_fail` says.
+
+        `refused` are the ids of a batch that was too much at once, of which this one is a part.
+        """
+        signed = self._signed(actor, reason)
+        if OnFail(on_fail) != OnFail.revert:
+            done = self._write(kind, requests, method, ridge, signed, budget, refused)
+            if on_fail == OnFail.stop:
+                done.check()
+            return done
+        # A run that ended between a commit and its revert left what goes out before anything else is written.
+        earlier = self._take_out_condemned(actor)
+        signed |= {"on_fail": OnFail.revert.value}
+        done = self._write(kind, requests, method, ridge, signed, budget, refused)
+        return replace(done, undone=self._take_out_condemned(actor) or earlier)
+
+    def _take_out_condemned(self, actor: str | None) -> Entry | None:
+        """Revert the facts that failed under `OnFail.revert`; None where there are none."""
+        session = self._session
+        session.writable()
+        facts = condemned(session.head.entries, session.head.history.facts)
+        if not facts:
+            return None
+        seqs = ", ".join(str(seq) for seq in sorted(set(facts.values())))
+        body = self._signed(actor, f"not said after entry {seqs}") | bodies.revert_body(session.head.history, [*facts])
+        return commit(session, session.kind.write(session.head, "revert", body), {}).entry
+
+    def _write(
+        self,
+        kind: str,
+        requests: Sequence[EditRequest],
+        method: str,
+        ridge: float | None,
+        signed: Mapping[str, Any],
+        budget: Budget | None,
+        refused: Sequence[str],
+    ) -> Commit:
+        """Write a batch and commit it."""
         session, kind_of_memory = self._session, self._session.kind
         batch = take_in(session.writable(), session.kind.forms, session.head.history.facts, requests)
         if not batch.requests:
@@ -285,7 +341,7 @@ class LifelongEditor(Reader):
         about = {"method": method, "hyperparameters": {**how.told, **session.settings.to_dict()}, **batch.body()}
         left = [id for id in refused if id not in session.head.history.facts and id not in batch.ids]
         about |= {"refused": left} if left else {}
-        change = kind_of_memory.write(session.head, kind, {**self._signed(actor, reason), **about}, how)
+        change = kind_of_memory.write(session.head, kind, {**signed, **about}, how)
         if budget and (refused or due(budget, session.head, batch.ids)):
             change = replace(change, body={**change.body, **check(session, change, budget)})
         return commit(session, change, batch.contents(), batch.skipped)

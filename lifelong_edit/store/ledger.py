@@ -413,6 +413,7 @@ class Body(TypedDict, total=False):
     effect: dict[str, list[float]]  # figures before a refit and after it
     refused: list[str]  # ids of the other requests of a batch that was over its budget, and was tried in halves
     failed: list[str]  # ids of the facts it wrote that the model does not say after it; of protected ones, that moved
+    on_fail: str  # "revert": what failed is taken out again by the next entry, or by whoever goes on here
     cost: list[str]  # ids of older facts that the model said before it and not after it
 
     # Measurements; right after an edit, scores are of the edit's own facts.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lifelong_edit.engine.change import commit as committing
 from lifelong_edit.facts import EditRequest
 from tests.cli.conftest import Place, write_requests
 from tests.obstacles import endless, in_memory_of
@@ -117,6 +118,25 @@ def test_what_makes_no_sense_is_refused_with_a_line(made: Place, command: list[s
     done = made.run(*command, model=True)
     assert done.code == 2 and done.out == "" and done.err.startswith("error: ")
     assert len(made.entries()) == 5
+
+
+def test_what_becomes_of_facts_that_are_not_said_is_a_choice(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "_failed", lambda _session, _change, facts, _body: tuple(f.id for f in facts[:1]))
+    source = write_requests(tmp_path / "two.jsonl", REQUESTS[4:])
+    stopped = place.run("stream", source, "--batch", "1", "--on-fail", "stop", model=True)
+    assert stopped.code == 9 and "not said: Ana" in stopped.out and len(stopped.out.splitlines()) == 1
+    assert stopped.err.startswith("error: 1 of 1 facts of entry 5 do not hold: ana.")
+    told = place.ok("stream", source, "--batch", "1", "--on-fail", "revert", "--json", model=True).out.splitlines()
+    assert [json.loads(line)["undone"] for line in told] == [None, {"seq": 7, "facts": ["kessel"]}]
+    more = write_requests(tmp_path / "more.jsonl", [EditRequest("{} is", name, "Oran", id=name) for name in ("A", "B")])
+    stopped = place.run("apply", more, "--batch-size", "1", "--on-fail", "stop", "--json", model=True)
+    assert stopped.code == 9 and [commit["failed"] for commit in json.loads(stopped.out)] == [["A"]]
+    assert "taken out again by entry 10: B" in place.ok("apply", more, "--on-fail", "revert", model=True).out
+    assert "taken out again by entry 12" in place.ok("replace", "A", "Kessel", "--on-fail", "revert", model=True).out
+    assert place.run("replace", "A", "Marn", "--on-fail", "stop", model=True).code == 9
+    assert place.run("apply", more, "--on-fail", "halve", model=True).code == 2
 
 
 def test_another_target_supersedes(place: Place) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from lifelong_edit.algebra.telemetry import largest_first
 from lifelong_edit.defaults import EFFICACY, PROBED
 from lifelong_edit.engine.state.session import Session
+from lifelong_edit.errors import NotSaid
 from lifelong_edit.kinds.kind import Change, State
 from lifelong_edit.store import EDITS, Entry, FactLife
 from lifelong_edit.tracking.generation import answer
@@ -30,7 +31,8 @@ class Commit:
     those for whose slot a value had to be optimised anew. `skipped` are ids of requests that were known already.
     `failed` are the facts of an edit that the model does not say after it, or of a protection those to which it answers
     otherwise than the base. `cost` are older facts that it said before and does not say now, found among those that the
-    change is predicted to move most. `survived` is, to each edited weight, the share of its delta that the cast to the
+    change is predicted to move most. `undone` is the entry that took failed facts out again (`OnFail.revert`), those of
+    an interrupted run among them. `survived` is, to each edited weight, the share of its delta that the cast to the
     live dtype kept. A refit has its `effect`: figures before and after.
     """
 
@@ -42,6 +44,7 @@ class Commit:
     rewritten: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     cost: tuple[str, ...] = ()
+    undone: Entry | None = None
     survived: Mapping[str, float] | None = None
     radius: BlastRadius | None = None
     effect: Mapping[str, tuple[float, float]] | None = None
@@ -50,6 +53,14 @@ class Commit:
     def requests(self) -> int:
         """How many requests of a stream it took in, new ones and known ones; a refit none."""
         return 0 if self.effect else len(self.facts) + len(self.skipped)
+
+    def check(self) -> None:
+        """Raise `NotSaid` naming the facts that do not hold and stay committed."""
+        if self.entry is not None and self.failed and self.undone is None:
+            raise NotSaid(
+                f"{len(self.failed)} of {len(self.facts)} facts of entry {self.entry.seq} do not hold: "
+                f"{', '.join(self.failed)}. They stand, and nothing was written after them: revert them, or go on."
+            )
 
 
 def commit(session: Session, change: Change, requests: Mapping[str, str], skipped: tuple[str, ...] = ()) -> Commit:
@@ -73,7 +84,7 @@ def commit(session: Session, change: Change, requests: Mapping[str, str], skippe
             "Open the model in float32, and cast when exporting.",
             stacklevel=4,
         )
-    if len(failed) > (1 - SAID_WARNING) * len(about):
+    if len(failed) > (1 - SAID_WARNING) * len(about) and "on_fail" not in body:
         warnings.warn(
             f"{len(failed)} of the {len(about)} facts of entry {entry.seq} do not hold. Revert the entry, and apply "
             "its facts with another ridge, or fewer that are alike.",

@@ -19,7 +19,13 @@ Keep = Callable[[], Iterator[Commit]]
 
 
 def stream(
-    source: str | Path, size: int, session: Session, apply: Apply, halve: bool = False, keep: Keep | None = None
+    source: str | Path,
+    size: int,
+    session: Session,
+    apply: Apply,
+    halve: bool = False,
+    keep: Keep | None = None,
+    stop: bool = False,
 ) -> Iterator[Commit]:
     """Apply the requests of a JSON-lines file, or of standard input ("-"), in micro-batches of at most `size`.
 
@@ -27,7 +33,8 @@ def stream(
     started again makes the commits that the interrupted one did not come to, and no other. Yields the answer to every
     batch; its entry is None where all requests were known. A wrong line is a `RequestError` naming it; what came before
     its batch stays committed. With `halve` a batch that is refused for health is tried in halves. `keep` is upkeep that
-    may be due before a batch and at the end.
+    may be due before a batch and at the end. With `stop` it ends with `NotSaid` behind a commit whose facts do not
+    hold.
     """
     with open_source(source) as lines:
         for batch in micro_batches(read_requests(lines, source_name(source)), size):
@@ -36,7 +43,10 @@ def stream(
                 # Upkeep stands between batches: not among those that were committed long ago, nor between halves.
                 if keep and _new(session, requests) and not _begun(session, requests):
                     yield from keep()
-                yield from _applied(requests, session, apply, halve)
+                for commit in _applied(requests, session, apply, halve):
+                    yield commit
+                    if stop:
+                        commit.check()
             except RequestError as error:
                 raise RequestError(f"{batch[0].where} to line {batch[-1].line}: {error}") from error
     yield from keep() if keep else ()
