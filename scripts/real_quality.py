@@ -31,6 +31,7 @@ import lifelong_edit
 from lifelong_edit import EditorSettings, EditRequest, LifelongEditor
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.editing.layered import LayeredSettings
+from lifelong_edit.facts import canonical_digest
 from real_facts import GIVEN, PASSAGE, POOLS, SEEDS, Draw, Fact, Material, check_disjoint
 from real_scores import answers, changes, first_choices, greedy, store_as
 from real_table import EDITED, KNOWN, OTHERS, STORED, Record, table
@@ -79,7 +80,10 @@ class Quality:
         drawn = Draw(drawn.facts[start:], drawn.strange[start:], drawn.others, drawn.passages)
         if job["row"] == "base":
             return self.base_scores(drawn)
-        kept = self.noted(base_of(job))["kept"]
+        base = self.noted(base_of(job))
+        kept = base["kept"]
+        if base["asked"] != asked(drawn, kept):
+            raise SystemExit(f"{self.chosen.out} was measured on other data sets. Begin a new file (--out).")
         if job["row"] in EDITED:
             return self.edited(job, drawn, kept)
         model = self.loaded()
@@ -91,7 +95,8 @@ class Quality:
         everyone = answers(self.base, self.tokenizer, [(other.question, other.answer) for other in drawn.others])
         kept = [i for i, a in enumerate(everyone) if i < OTHERS or (a["right"] and a["p"] >= KNOWN)]
         given = [drawn.others[i].relation in self.given.relations for i in kept]
-        return {"kept": kept, "given": given, **self.scores(self.base, drawn, kept)}
+        about = {"kept": kept, "given": given, "asked": asked(drawn, kept)}
+        return about | self.scores(self.base, drawn, kept)
 
     def edited(self, job: Job, drawn: Draw, kept: Sequence[int]) -> Record:
         """Edit the facts by a copy of a store that holds no edit yet, and score the live model."""
@@ -123,15 +128,15 @@ class Quality:
     def scores(self, model: PreTrainedModel, drawn: Draw, kept: Sequence[int], brief: bool = False) -> Record:
         """Answers to the facts in three forms and to what is kept of the others; texts, and choices in running text."""
         facts, others = drawn.facts, [drawn.others[i] for i in kept]
-        asked = {
+        forms = {
             "efficacy": [[(fact.question, fact.new)] for fact in facts],
             "paraphrases": [[(prompt, fact.new) for prompt in fact.paraphrases] for fact in facts],
             "strange": [[(f"{s} {fact.question}", fact.new)] for s, fact in zip(drawn.strange, facts, strict=True)],
         }
-        pairs = [pair for form in asked.values() for fact in form for pair in fact]
+        pairs = [pair for form in forms.values() for fact in form for pair in fact]
         found = iter(answers(model, self.tokenizer, [(other.question, other.answer) for other in others] + pairs))
         record: Record = {"others": [next(found) for _ in others]}
-        record |= {name: [[next(found) for _ in fact] for fact in form] for name, form in asked.items()}
+        record |= {name: [[next(found) for _ in fact] for fact in form] for name, form in forms.items()}
         if not brief:
             prompts = [fact.question for fact in facts]
             texts = greedy(model, self.tokenizer, [*STORIES, *prompts])
@@ -146,6 +151,11 @@ def requested(fact: Fact, worded: bool) -> EditRequest:
     """The request as a user makes it; nothing that is scored is in it."""
     wordings = fact.wordings if worded else ()
     return EditRequest(fact.prompt, fact.subject, fact.new, id=f"case-{fact.case}", wordings=wordings)
+
+
+def asked(drawn: Draw, kept: Sequence[int]) -> str:
+    """A digest of what the base and an edited model are both asked."""
+    return canonical_digest([[drawn.others[i].question for i in kept], drawn.passages])[:12]
 
 
 def settings_of(seed: int, options: Sequence[str]) -> EditorSettings:

@@ -35,7 +35,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of `n` (Wilson)."""
     z2 = Z**2 / n
     middle, half = (share + z2 / 2) / (1 + z2), Z * math.sqrt(share * (1 - share) / n + z2 / n / 4) / (1 + z2)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def share(flags: Sequence[bool]) -> str:
