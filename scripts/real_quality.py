@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import lifelong_edit
 from lifelong_edit import EditorSettings, EditRequest, LifelongEditor
 from lifelong_edit.cli.options import hide_loading_bars
-from lifelong_edit.editing.layered import LayeredSettings
+from lifelong_edit.editing.profile import suited
 from lifelong_edit.facts import canonical_digest
 from real_facts import GIVEN, PASSAGE, POOLS, SEEDS, Draw, Fact, Material, check_disjoint
 from real_scores import answers, changes, first_choices, greedy, store_as
@@ -118,11 +119,13 @@ class Quality:
 
     def store(self, seed: int) -> Path:
         """A store of this seed without edits, made once a run: second moments take minutes."""
-        path, prompts = self.scratch / f"seed-{seed}", self.given.prompts[: self.chosen.prompts]
+        path = self.scratch / f"seed-{seed}"
         if not path.is_dir():
-            more: dict[str, Any] = {"prompts": [f"{p.question} {p.answer}" for p in prompts]} if prompts else {}
-            settings, text = settings_of(seed, self.chosen.set), self.given.text[: self.chosen.limit_text]
-            LifelongEditor.create(path, self.chosen.model, settings, text, dtype=torch.float32, **more).close()
+            model = self.chosen.model
+            settings = settings_of(model, seed, self.chosen.set)
+            text = self.given.text[: self.chosen.limit_text]
+            prompts = [f"{p.question} {p.answer}" for p in self.given.prompts[: self.chosen.prompts]] or None
+            LifelongEditor.create(path, model, settings, text, dtype=torch.float32, prompts=prompts).close()
         return path
 
     def scores(self, model: PreTrainedModel, drawn: Draw, kept: Sequence[int], brief: bool = False) -> Record:
@@ -158,16 +161,16 @@ def asked(drawn: Draw, kept: Sequence[int]) -> str:
     return canonical_digest([[drawn.others[i].question for i in kept], drawn.passages])[:12]
 
 
-def settings_of(seed: int, options: Sequence[str]) -> EditorSettings:
-    """The defaults, but for options like `ridge=0.3`, `layers=[3,4,5]` and `target.clamp=0.5`."""
-    values = EditorSettings(seed=seed, target=LayeredSettings()).to_dict()
+def settings_of(model: Path, seed: int, options: Sequence[str]) -> EditorSettings:
+    """The defaults, left open to the model's profile, but for `ridge=0.3`, `layers=[3,4,5]`, `target.clamp=0.5`."""
+    usual = suited(EditorSettings(), model)
+    groups = {"target": asdict(usual.recipe), "statistics": asdict(usual.statistics)}
+    chosen: dict[str, Any] = {"seed": seed}
     for name, value in (option.split("=", 1) for option in options):
-        *path, last = name.split(".")
-        place = values
-        for part in path:
-            place = place[part]
-        place[last] = json.loads(value)
-    return EditorSettings.from_dict(values)
+        group, _, inner = name.rpartition(".")
+        place = chosen.setdefault(group, groups[group]) if group else chosen
+        place[inner] = json.loads(value)
+    return EditorSettings.from_choices(chosen)
 
 
 def records(out: Path) -> list[Record]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lifelong_edit.editing.profile import suited
+from lifelong_edit.editing.settings import EditorSettings
 from real_facts import POOLS, ROLES, SEEDS, Material, check_disjoint, role
 from real_quality import requested, settings_of
 from real_scores import FORMS, answers, changes, first_choices, store_as
@@ -86,10 +90,12 @@ def test_first_choices_are_one_a_token(tiny: Any) -> None:
     assert len(first_choices(*tiny, texts, 6)) == 12
 
 
-def test_a_setting_is_named_by_its_path() -> None:
-    settings = settings_of(7, ["target.clamp=0.5", "layers=[0, 1]"])
-    assert (settings.seed, settings.recipe.clamp, settings.layers) == (7, 0.5, (0, 1))
-    assert settings_of(0, []) == settings_of(0, ["seed=0"]) and settings_of(0, []).target.clamp != 0.5
+def test_a_setting_is_named_by_its_path_and_the_others_stay_open() -> None:
+    settings = settings_of(Path(MODEL), 7, ["target.clamp=0.5", "layers=[1, 0]"])
+    assert settings == EditorSettings(
+        (0, 1), target=replace(suited(EditorSettings(), Path(MODEL)).recipe, clamp=0.5), seed=7
+    )
+    assert settings_of(Path(MODEL), 0, []) == EditorSettings() != settings
 
 
 def test_wilson_holds_the_share_and_is_not_empty_at_the_ends() -> None:
