@@ -155,8 +155,9 @@ class LifelongEditor(Reader):
         those of a run that was never interrupted. See `datasets.jsonl` for the ids of requests that bring none. With a
         `budget` the vital signs are read on a schedule, and a red one warns, ends the stream with `HealthStop`, or lets
         the batch be tried in halves. What was refused is read whenever it comes again. In joint memory facts that fade
-        are relaxed after every `relax` edits, under the same budget; 0 is never. `on_fail` is as in `apply`: "stop"
-        ends the stream with `NotSaid` behind the commit, and a stream that is started again goes on there.
+        are relaxed under the same budget: after every `relax` edits, once one costs older facts, and at the end when a
+        fact is not said; 0 is never. `on_fail` is as in `apply`: "stop" ends the stream with `NotSaid` behind the
+        commit, and a stream that is started again goes on there.
         """
         stop = OnFail(on_fail) == OnFail.stop
         wanted = OnFail.keep if stop else on_fail  # who listens is given the commit before the stream ends

@@ -11,11 +11,14 @@ from lifelong_edit.engine.change.commit import Commit
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import HealthStop, RequestError
 from lifelong_edit.facts import EditRequest
+from lifelong_edit.kinds.kind import Head
 from lifelong_edit.store import EDITS
+from lifelong_edit.tracking.unsaid import unsaid
 
 Apply = Callable[[Sequence[EditRequest], Sequence[str]], Commit]
 """Applies requests; the ids are those of a batch that was refused before and of which the requests are a part."""
-Keep = Callable[[], Iterator[Commit]]
+Keep = Callable[[bool], Iterator[Commit]]
+"""Gives the commits of upkeep that is due between two batches, or (True) at the end of the source."""
 
 
 def stream(
@@ -42,34 +45,46 @@ def stream(
             try:
                 # Upkeep stands between batches: not among those that were committed long ago, nor between halves.
                 if keep and _new(session, requests) and not _begun(session, requests):
-                    yield from keep()
+                    yield from keep(False)
                 for commit in _applied(requests, session, apply, halve):
                     yield commit
                     if stop:
                         commit.check()
             except RequestError as error:
                 raise RequestError(f"{batch[0].where} to line {batch[-1].line}: {error}") from error
-    yield from keep() if keep else ()
+    yield from keep(True) if keep else ()
 
 
 def upkeep(edits: int, session: Session, relax: Callable[[], Commit]) -> Keep:
-    """Relaxes after every so many edits since the last time that it helped.
+    """Relaxes where facts may have faded since the last time that it helped.
 
     When that is follows from the ledger alone, so a stream that is started again does it where it was to be done.
     """
     tried = -1
 
-    def keep() -> Iterator[Commit]:
+    def keep(end: bool) -> Iterator[Commit]:
         nonlocal tried
-        last = max((entry.seq for entry in session.head.entries if entry.kind == "relax"), default=0)
-        since = sum(entry.kind in EDITS for entry in session.head.entries[last:])
-        if since and since % edits == 0 and tried != session.head.last.seq:
+        if tried != session.head.last.seq and _due(session.head, edits, end):
             tried = session.head.last.seq
             commit = relax()
             if commit.entry is not None:
                 yield commit
 
     return keep
+
+
+def _due(head: Head, every: int, end: bool) -> bool:
+    """Whether to relax: after every so many edits, at the first that costs older facts, at the end if one is not said.
+
+    All since the last relaxing; that of a further cost waits for the count, in case the first one could not be mended.
+    """
+    last = max((entry.seq for entry in head.entries if entry.kind == "relax"), default=0)
+    since = [entry for entry in head.entries[last:] if entry.kind in EDITS]
+    if not since:
+        return False
+    first_cost = next((entry for entry in since if "cost" in entry.body), None)
+    edits = [id for id, fact in head.history.active.items() if not fact.protected]
+    return len(since) % every == 0 or since[-1] is first_cost or (end and bool(unsaid(head.entries, edits)))
 
 
 def _applied(
