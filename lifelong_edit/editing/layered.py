@@ -65,12 +65,12 @@ class LayeredSettings:
     kl: float = 0.0625
     gaps: int = 4
     pool: int = 32
-    sensitivity_tokens: int = 10_000
+    sensitivity_tokens: int = 20_000
     coarse: bool = True
     facts_per_pass: int = 16
 
     ridge: ClassVar[float | None] = 0.15
-    confidence: ClassVar[float] = 0.5
+    confidence: ClassVar[float] = 0.05  # the margin is asked of the target; here a first choice will do
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in asdict(self).items() if not 0 <= value < float("inf")}
@@ -172,7 +172,7 @@ def _optimise(
 
     adam = torch.optim.Adam([scaled], lr=settings.rate)
     for step in range(1, settings.steps + 1):
-        with hurried(editable, settings.coarse):
+        with editable.hurried(settings.coarse):
             answers = frozen.answers(moved(scaled))
         size = (price * scaled.square().sum(-1)).sum(0) / frozen.d_out  # [n]
         loss = (
@@ -189,7 +189,7 @@ def _optimise(
         with torch.no_grad():
             limit = settings.clamp * frozen.d_out**0.5
             scaled.mul_((limit / norm(scaled).clamp_min(1e-30)).clamp(max=1.0)[..., None])
-    with hurried(editable, settings.coarse):
+    with editable.hurried(settings.coarse):
         deltas = _shrunk(frozen, moved(scaled.detach()), settings.margin)
     worst = torch.zeros_like(size).scatter_reduce(0, group, loss.detach(), "amax", include_self=False)
     return LayeredTargets(
@@ -198,11 +198,6 @@ def _optimise(
         tuple(worst.tolist()),
         (settings.steps,) * len(groups),
     )
-
-
-def hurried(editable: EditableModel, coarse: bool) -> torch.autocast:
-    """A context in which the products of a float32 model are taken in bfloat16; other models keep their dtype."""
-    return torch.autocast(editable.device.type, torch.bfloat16, enabled=coarse and editable.dtype == torch.float32)
 
 
 def _prices(frozen: FrozenRows, metrics: Mapping[int, Metric], averages: Sequence[Average]) -> Tensor:

@@ -6,33 +6,43 @@ the Fisher information of the written vector. To second order a change of it by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from lifelong_edit.algebra.second_moment import RunningSecondMoment
+from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
 from lifelong_edit.editing.second_moments import moment_bytes, read_moment
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured, replaced_output
 
 GRADIENTS = "gradients"
-ROW, ROWS_PER_PASS = 128, 4  # tokens of a row
+ROW, TOKENS_PER_PASS = 128, 512
 ISOTROPIC = 0.1  # what the plain size counts beside the sensitive one
 
 
 def collected_sensitivities(
-    editable: EditableModel, layers: Sequence[int], texts: Sequence[str], tokens: int, seed: int
+    editable: EditableModel, layers: Sequence[int], corpora: Sequence[Sequence[str]], tokens: int, seed: int
 ) -> dict[int, bytes]:
-    """The file of S [d_out, d_out] at each layer, from about `tokens` tokens of the texts, in rows of 128."""
-    moments = {layer: RunningSecondMoment(editable.shape(layer)[0]) for layer in sorted(layers)}
-    generator = torch.Generator().manual_seed(seed)
-    for rows in torch.split(_rows(editable, texts, tokens), ROWS_PER_PASS):
-        for layer, gradients in _gradients(editable, list(moments), rows, generator).items():
-            moments[layer].add(gradients)
-    return {n: moment_bytes(moment.value(), {"of": GRADIENTS, "layer": n}) for n, moment in moments.items()}
+    """The file of S [d_out, d_out] at each layer: the mean of those of the corpora, each scaled to a trace of d_out.
+
+    About `tokens` tokens of each are read: long texts in rows of 128, short ones by themselves.
+    """
+    generator, wanted = torch.Generator().manual_seed(seed), sorted(layers)
+    total = {layer: torch.zeros((), dtype=torch.float64) for layer in wanted}
+    for texts in corpora:
+        moments = {layer: RunningSecondMoment(editable.shape(layer)[0]) for layer in wanted}
+        for rows in _passes(_rows(editable, texts, tokens)):
+            for layer, gradients in _gradients(editable, wanted, rows, generator).items():
+                moments[layer].add(gradients)
+        for layer, moment in moments.items():
+            own = moment.value().matrix
+            total[layer] = total[layer] + own * len(own) / own.trace() / len(corpora)
+    read = sum(map(len, corpora))
+    return {n: moment_bytes(SecondMoment(s, read), {"of": GRADIENTS, "layer": n}) for n, s in total.items()}
 
 
 def read_sensitivity(data: bytes) -> Tensor:
@@ -55,25 +65,39 @@ def even(sensitivity: Tensor) -> Tensor:
     return shape
 
 
-def _rows(editable: EditableModel, texts: Sequence[str], tokens: int) -> Tensor:
-    """Token ids [rows, 128] of the texts one after the other, or fewer columns where a model takes no more."""
-    width, ids = min(ROW, editable.context_length), list[int]()
+def _rows(editable: EditableModel, texts: Sequence[str], tokens: int) -> list[list[int]]:
+    """Token ids of the texts in rows of at most 128, until there are about `tokens`; each row has two or more."""
+    width, rows, read = min(ROW, editable.context_length), list[list[int]](), 0
     for text in texts:
-        ids += editable.tokenizer(text, truncation=False, verbose=False).input_ids
-        if len(ids) >= tokens + width:
+        ids = editable.tokenizer(text, truncation=False, verbose=False).input_ids
+        rows += [row for at in range(0, len(ids), width) if len(row := ids[at : at + width]) > 1]
+        read += len(ids)
+        if read >= tokens:
             break
-    rows = torch.tensor(ids[: len(ids) // width * width][: max(width, tokens // width * width)]).view(-1, width)
-    if not len(rows):
+    if not rows:
         raise RequestError(
-            f"The text has {len(ids)} tokens, too few to see what the model is sensitive to. Give at least {width}."
+            "The text holds no two tokens in a row. Give some text to see what the model is sensitive to."
         )
     return rows
 
 
+def _passes(rows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """The rows in batches of about `TOKENS_PER_PASS` tokens, those of like length together."""
+    batch: list[list[int]] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0]) > TOKENS_PER_PASS:
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
 def _gradients(
-    editable: EditableModel, layers: Sequence[int], rows: Tensor, generator: torch.Generator
+    editable: EditableModel, layers: Sequence[int], rows: Sequence[list[int]], generator: torch.Generator
 ) -> dict[int, Tensor]:
-    """g at every token of the rows [B, T], to each layer [B T, d_out]; the model is left as it was."""
+    """g at every token of the rows, to each layer [tokens, d_out]; the model is left as it was."""
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=editable.pad_id)
+    real = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     lowest: list[Tensor] = []
 
     def begin(output: Tensor) -> Tensor:
@@ -83,8 +107,13 @@ def _gradients(
     with ExitStack() as stack, torch.enable_grad():
         higher = [stack.enter_context(captured(editable.write(layer))) for layer in layers[1:]]
         stack.enter_context(replaced_output(editable.write(layers[0]), begin))
-        logits = editable.model(input_ids=rows.to(editable.device), use_cache=False).logits.flatten(0, 1).float()
-        drawn = torch.multinomial(logits.detach().cpu().softmax(-1), 1, generator=generator)[:, 0].to(logits.device)
-        surprise = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
+        with editable.hurried():
+            logits = editable.model(
+                input_ids=ids.to(editable.device), attention_mask=real.long().to(editable.device), use_cache=False
+            ).logits
+        said = logits[real.to(editable.device)].float()
+        drawn = torch.multinomial(said.detach().cpu().softmax(-1), 1, generator=generator)[:, 0].to(said.device)
+        surprise = torch.nn.functional.cross_entropy(said, drawn, reduction="sum")
         gradients = torch.autograd.grad(surprise, [lowest[0], *(seen.output for seen in higher)])
-    return {layer: gradient.flatten(0, 1) for layer, gradient in zip(layers, gradients, strict=True)}
+    kept = real.to(editable.device)
+    return {layer: gradient[kept] for layer, gradient in zip(layers, gradients, strict=True)}

@@ -214,6 +214,13 @@ class EditableModel:
         """End the block once the edited weight of `layer` has run; nothing after it is computed."""
         return stopped_at(self.write(layer))
 
+    def hurried(self, wanted: bool = True) -> torch.autocast:
+        """A context in which the matrix products of a float32 model are taken in bfloat16; others keep their dtype.
+
+        Where the processor is made for it, that is several times faster.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted and self.dtype == torch.float32)
+
     def _parameter(self, layer: int, weight: Tensor) -> nn.Parameter:
         """A new parameter that holds `weight` [d_out, d_in] the way the layer's module stores it."""
         fresh = torch.empty_like(self._matrix(layer)).copy_(weight)

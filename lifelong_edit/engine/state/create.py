@@ -76,7 +76,9 @@ def found(
     store = Store.create(path)
     try:
         scratch = store.layout.statistics
-        sensitivities = _sensitivities(editable, settings, text)  # moments go on where they were, and these do not
+        sensitivities = _sensitivities(
+            editable, settings, text, prompts
+        )  # moments go on where they were, and these do not
         if kind.needs_moments:
             moments = _with_texts(moments, editable, base, settings, text, prompts, scratch, progress)
         contexts = _contexts(editable, settings, text or ())
@@ -130,11 +132,15 @@ def _contexts(editable: EditableModel, settings: EditorSettings, text: Sequence[
     return sentences + sample_contexts(editable, max(0, settings.contexts - len(sentences)), settings.seed)
 
 
-def _sensitivities(editable: EditableModel, settings: EditorSettings, text: Sequence[str] | None) -> dict[int, bytes]:
+def _sensitivities(
+    editable: EditableModel, settings: EditorSettings, text: Sequence[str] | None, prompts: Sequence[str] | None
+) -> dict[int, bytes]:
     """What the model is sensitive to at each edited layer, where targets are measured by it and there is text."""
-    if text is None or not settings.recipe.sensitivity_tokens:
+    tokens = settings.recipe.sensitivity_tokens
+    if text is None or not tokens:
         return {}
-    return collected_sensitivities(editable, settings.layers, text, settings.recipe.sensitivity_tokens, settings.seed)
+    corpora = [text, prompts] if prompts else [text]
+    return collected_sensitivities(editable, settings.layers, corpora, tokens, settings.seed)
 
 
 def _sparing(
