@@ -70,8 +70,9 @@ def _rows(editable: EditableModel, texts: Sequence[str], tokens: int) -> list[li
     width, rows, read = min(ROW, editable.context_length), list[list[int]](), 0
     for text in texts:
         ids = editable.tokenizer(text, truncation=False, verbose=False).input_ids
-        rows += [row for at in range(0, len(ids), width) if len(row := ids[at : at + width]) > 1]
-        read += len(ids)
+        cut = [ids[at : at + width] for at in range(0, min(len(ids), tokens - read), width)]
+        rows += [row for row in cut if len(row) > 1]
+        read += sum(map(len, cut))
         if read >= tokens:
             break
     if not rows:

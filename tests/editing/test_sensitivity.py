@@ -44,7 +44,7 @@ def test_sensitivities_are_those_of_gradients_taken_one_by_one(model_type: str) 
     for layer in (0, 1):
         expected = brute(editable, layer, torch.tensor([editable.tokenizer(texts[0]).input_ids]), seed=5)
         expected *= len(expected) / expected.trace()
-        assert (read_sensitivity(one[layer]) - expected).norm() <= 1e-9 * expected.norm()
+        assert (read_sensitivity(one[layer]) - expected).norm() <= 1e-6 * expected.norm()
         assert read_sensitivity(other[layer]).trace().item() == pytest.approx(len(expected))
         assert read_sensitivity(both[layer]).trace().item() == pytest.approx(len(expected))
         assert not torch.equal(read_sensitivity(both[layer]), read_sensitivity(one[layer]))
@@ -72,7 +72,7 @@ def test_an_even_size_costs_the_same_in_every_direction() -> None:
 
 def test_too_little_text_is_refused_and_another_file_too() -> None:
     editable = lively_editable("llama")
-    with pytest.raises(RequestError, match="too few"):
+    with pytest.raises(RequestError, match="two tokens"):
         collected_sensitivities(editable, (0,), [[""]], TOKENS, seed=0)
     from lifelong_edit.algebra.second_moment import SecondMoment
     from lifelong_edit.editing.second_moments import moment_bytes
