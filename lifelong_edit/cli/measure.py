@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lifelong_edit.engine import Reader
     from lifelong_edit.engine.inspect.blame import Blame, Forgotten
     from lifelong_edit.engine.inspect.views import Diff
+    from lifelong_edit.tracking.honest import FactAnswers, HonestScores
+    from lifelong_edit.tracking.scores import Figure
 
 Metrics = Annotated[
     list[str] | None, typer.Option("--metric", help="What is asked, as rewrite/argmax; repeat it for several.")
@@ -48,6 +50,8 @@ def measure(
     sample: Sample = SCOPE.sample,
     flagged: Flagged = SCOPE.flagged,
     drift: Annotated[bool, typer.Option("--drift", help="Also how far the model moved from its base.")] = False,
+    honest: Annotated[bool, typer.Option("--honest", help="Also free answers, doubts, other subjects.")] = False,
+    distract: Annotated[Path | None, typer.Option(help="Text before distracted prompts; else the store's own.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure as eval does; write nothing.")] = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -57,21 +61,35 @@ def measure(
 ) -> None:
     """Score some of the active facts on the model and enter the scores into the ledger, where `report` reads retention.
 
-    Example: lifelong-edit measure --model checkpoints/tiny-world --oldest 30 --drift
+    Example: lifelong-edit measure --model checkpoints/tiny-world --oldest 30 --honest
     """
+    from lifelong_edit.datasets.jsonl import read_text
+
     scope, metrics = Scope(newest, oldest, sample, flagged), metric or [EFFICACY]
+    if distract and not honest:
+        raise RequestError("A distracting text is asked behind by the honest scores only. Add --honest.")
+    text = None if distract is None else read_text(distract)
     if dry_run:
         with options.open_reader(store, model, dtype, device) as reader:
-            return _tell_scores(reader, metrics, scope, {}, as_json)
+            return _tell_scores(reader, metrics, scope, {}, as_json, reader.honest(scope, text) if honest else None)
     with options.open_editor(store, model, dtype, device) as editor:
-        entry = editor.measure(metrics, scope, drift, actor, reason)
+        found = editor.honest(scope, text) if honest else None
+        shares = {f"honest/{mark}": shares.edited for mark, shares in found.shares.items()} if found else {}
+        told = {name: figure for name, figure in shares.items() if figure.value is not None}
+        entry = editor.measure(metrics, scope, drift, actor, reason, figures=told)
     rows = [[row["cohort"], row["metric"], row["facts"], _number(row["value"])] for row in entry.body["retention"]]
-    moved = [[r["metric"], _number(r["base"]), _number(r["value"])] for r in entry.body.get("drift", ())]
+    moved = [
+        [row["metric"], _number(row["base"]), _number(row["value"])]
+        for row in entry.body.get("drift", ())
+        if row["metric"] not in told
+    ]
     means = [[name, facts, _number(mean)] for name, mean, facts in metric_means(entry)]
     lines = [f"entry {entry.seq} {entry.digest[:SHORT]} measure", table(means, ["metric", "facts", "mean"])]
     lines += ["", table(rows, ["edit", "metric", "facts", "mean"])]
     lines += ["", table(moved, ["drift", "base", "now"])] if moved else []
-    document = {**entry_document(entry, {}), **{name: entry.body.get(name) for name in ("retention", "drift")}}
+    lines += ["", honest_text(found)] if found else []
+    measured = {name: entry.body.get(name) for name in ("retention", "drift")}
+    document = {**entry_document(entry, {}), **measured, "honest": found}
     print_result(as_json, document, "\n".join(lines))
 
 
@@ -142,14 +160,47 @@ def _harness(reader: Reader, folder: Path, tasks: list[str], limit: int | None) 
 
 
 def _tell_scores(
-    reader: Reader, metrics: list[str], scope: Scope, tasks: dict[str, dict[str, float | None]], as_json: bool
+    reader: Reader,
+    metrics: list[str],
+    scope: Scope,
+    tasks: dict[str, dict[str, float | None]],
+    as_json: bool,
+    honest: HonestScores | None = None,
 ) -> None:
     found = reader.evaluate(metrics, scope)
     rows = [[one.metric, one.group, one.facts, _number(one.base), _number(one.now)] for one in found]
     lines = [table(rows, ["metric", "facts", "count", "base", "now"])]
     asked = [[name, _number(pair["base"]), _number(pair["now"])] for name, pair in tasks.items()]
     lines += ["", table(asked, ["task", "base", "now"])] if asked else []
-    print_result(as_json, {"scores": found, "tasks": tasks}, "\n".join(lines))
+    lines += ["", honest_text(honest)] if honest else []
+    print_result(as_json, {"scores": found, "tasks": tasks, "honest": honest}, "\n".join(lines))
+
+
+def honest_text(found: HonestScores) -> str:
+    """Write out honest scores: the shares of every mark with their intervals, then every fact with its answers."""
+    from lifelong_edit.tracking.honest import MARKS, answer_in
+
+    models = ("base", "context", "edited")
+    headers = ["", "base", "fact in context", "edited"]
+    rows = [[mark, *(_share(getattr(shares, m)) for m in models)] for mark, shares in found.shares.items()]
+    said = [
+        [fact.id, new, *(answer_in(getattr(fact, m).said, new) for m in models), _failed(fact)]
+        for fact in found.facts
+        for new in [fact.request.target_new]
+    ]
+    lines = [table(rows, headers), *(f"  {mark}: {told}" for mark, told in MARKS.items())]
+    return "\n".join([*lines, "", table(said, ["fact", "new object", *headers[1:], "fails, edited"])])
+
+
+def _share(figure: Figure) -> str:
+    if figure.value is None or figure.interval is None:
+        return ""
+    low, high = figure.interval
+    return f"{figure.value:.3f} [{low:.2f}, {high:.2f}] of {figure.count}"
+
+
+def _failed(fact: FactAnswers) -> str:
+    return ", ".join(mark for mark, flags in fact.edited.marks.items() if not all(flags))
 
 
 def _number(value: float | None) -> str:

@@ -20,7 +20,7 @@ from lifelong_edit.engine.change import bodies
 from lifelong_edit.engine.change.budget import default_limits, health
 from lifelong_edit.engine.change.commit import BlastRadius, Commit, described, predicted
 from lifelong_edit.engine.change.refit import weighed
-from lifelong_edit.engine.estimate.evaluate import Scored, evaluate
+from lifelong_edit.engine.estimate.evaluate import Scored, evaluate, honest
 from lifelong_edit.engine.estimate.preview import Preview, preview
 from lifelong_edit.engine.estimate.sources import Survey
 from lifelong_edit.engine.inspect.blame import Blame, Forgotten, blame, forgotten
@@ -36,6 +36,7 @@ from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Copied, Entry, FactLife, Store, backup, clone
 from lifelong_edit.tracking.budget import Scope
 from lifelong_edit.tracking.health import Health, HealthLimits
+from lifelong_edit.tracking.honest import HonestScores
 from lifelong_edit.tracking.retention import RetentionMatrix
 from lifelong_edit.tracking.scores import Figure, measurements, scored
 from lifelong_edit.tracking.unsaid import unsaid
@@ -186,6 +187,14 @@ class Reader:
     def evaluate(self, metrics: Sequence[str] = (EFFICACY,), scope: Scope | None = None) -> list[Scored]:
         """Scores of the active facts in `scope`, group by group, on the base and now; nothing is written."""
         return evaluate(self._session, metrics, scope)
+
+    def honest(self, scope: Scope | None = None, distract: str | None = None) -> HonestScores:
+        """Honest scores (`tracking.honest`) of facts in `scope`: base, base with the fact in the context, and now.
+
+        `distract` is a text that distractions are cut out of, by default the store's own prefixes; "" leaves them out.
+        Nothing is written.
+        """
+        return honest(self._session, scope, distract)
 
     def preview(
         self,

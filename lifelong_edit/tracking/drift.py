@@ -64,7 +64,7 @@ def text_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text
 def next_log_probabilities(editable: EditableModel, prompts: Sequence[str]) -> Tensor:
     """Compute the log-probabilities [prompts, vocabulary] of the token after each prompt, float32."""
     found = torch.empty(len(prompts), int(editable.model.config.vocab_size))
-    for numbers, log_probabilities in _next_tokens(editable, prompts):
+    for numbers, log_probabilities in next_distributions(editable, prompts):
         found[numbers] = log_probabilities
     return found
 
@@ -82,7 +82,7 @@ def measure_next_tokens(editable: EditableModel, prompts: Sequence[str], base: T
             f"{needed}. Give those that next_log_probabilities has for the same prompts."
         )
     divergences, agreements = [0.0] * len(prompts), [0.0] * len(prompts)
-    for numbers, live in _next_tokens(editable, prompts):
+    for numbers, live in next_distributions(editable, prompts):
         kept = base[numbers].float().log_softmax(-1)  # a narrow type's rounding is normalised away
         apart = (kept.exp() * (kept - live)).sum(-1).clamp(min=0)  # [rows]; of equal ones rounding may be below
         same = kept.argmax(-1) == live.argmax(-1)
@@ -94,7 +94,8 @@ def measure_next_tokens(editable: EditableModel, prompts: Sequence[str], base: T
     }
 
 
-def _next_tokens(editable: EditableModel, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
+def next_distributions(editable: EditableModel, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
+    """Predict the token after each prompt: batches of numbers of prompts, log-probabilities [numbers, vocabulary]."""
     ids = [tokens(editable.texts, editable.texts.rule.asked(prompt))[0] for prompt in prompts]
     rows = [fitting(row, prompt, editable.context_length) for row, prompt in zip(ids, prompts, strict=True)]
     return next_tokens(editable.model, rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lifelong_edit.defaults import EFFICACY
+from lifelong_edit.tracking import honest
 from tests.cli.conftest import Place, write_requests
 from tests.samples import REQUESTS
 
@@ -33,6 +34,24 @@ def test_metrics_are_never_averaged_with_one_another(place: Place) -> None:
         assert [name, str(facts), f"{mean:.4f}"] in [line.split() for line in lines]
         told.append(f"{name} {mean:.3f} of {facts} facts")
     assert ", ".join(told) in place.ok("log").out
+
+
+def test_honest_scores_are_told_and_entered(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(honest, "DISTRACTION", 5)  # the model has no room for more
+    text = tmp_path / "text.txt"
+    text.write_text("The river rose over the town and the mill.", encoding="utf-8")
+    asked = ["measure", "--honest", "--distract", str(text), "--json"]
+    dry = place.ok(*asked, "--dry-run", model=True).json["honest"]
+    assert len(place.entries()) == 5
+    told = place.ok(*asked, model=True).json["honest"]
+    assert told == dry and [fact["id"] for fact in told["facts"]] == ["ada", "bo", "norvik"]
+    flags = [flag for fact in told["facts"] for flag in fact["edited"]["marks"]["distracted"]]
+    entered = {row["metric"]: row for row in place.entries()[-1].body["drift"]}
+    assert entered["honest/distracted"]["value"] == sum(flags) / 3 == told["shares"]["distracted"]["edited"]["value"]
+    assert "honest/choice" not in entered, "without target_true there is nothing to compare with, which is no zero"
+    out = place.ok("measure", "--honest", model=True).out
+    assert all(mark in out for mark in honest.MARKS) and "Marn" in out
+    assert place.run("measure", "--distract", str(text), model=True).code == 2
 
 
 def test_eval_scores_base_and_now_and_writes_nothing(made: Place) -> None:

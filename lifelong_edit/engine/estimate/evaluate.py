@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from lifelong_edit.defaults import EFFICACY
+from lifelong_edit.engine.measure.vital_signs import watched
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.tracking.budget import Scope
+from lifelong_edit.tracking.honest import HonestScores, answered, honest_scores, sheets_of
 from lifelong_edit.tracking.scores import Figure, measure
 
 ALL = "all asked"
@@ -53,6 +55,23 @@ def evaluate(session: Session, metrics: Sequence[str] = (EFFICACY,), scope: Scop
         for metric in now
         for name, ids in groups.items()
     ]
+
+
+def honest(session: Session, scope: Scope | None = None, distract: str | None = None) -> HonestScores:
+    """Honest scores of the active facts in `scope`: by the base, by the base told of the fact, and by the model now.
+
+    `distract` is the text that distractions are cut out of, by default the store's own prefixes. Nothing is written.
+    """
+    kind, head, own = session.kind, session.head, watched(session)
+    active, risks = list(head.history.active.values()), kind.risks(head.history, session.state)
+    requests = {f.id: f.request for f in (scope or Scope()).of(active, session.settings.seed, risks)}
+    text = " ".join(session.contexts) if distract is None else distract
+    with kind.showing(kind.base) as editable:
+        sheets = sheets_of(editable, requests, text, own.prompts if own else ())
+        base = answered(editable, sheets)
+        context = answered(editable, sheets, told=True, base=base)
+    with kind.showing(session.state) as editable:
+        return honest_scores(sheets, base, context, answered(editable, sheets, base=base))
 
 
 def _mean(figure: Figure, asked: Sequence[str], ids: Sequence[str]) -> float | None:

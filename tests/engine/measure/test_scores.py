@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import RequestError
 from lifelong_edit.store import FactLife
 from lifelong_edit.tracking.budget import Scope
+from lifelong_edit.tracking.honest import answered, sheets_of
 from lifelong_edit.tracking.scores import argmax_rate, score_edits
+from tests.engine.change.test_budget import watched_editor
 from tests.samples import REQUESTS, lively_editable, new_editor
 
 
@@ -55,6 +58,21 @@ def test_a_reader_scores_and_writes_nothing(tmp_path: Path) -> None:
         assert figures[EFFICACY].value == score_edits(reader.editable, REQUESTS).ea
         assert figures["paraphrase/prob"].value is None and figures["paraphrase/prob"].reason
         assert [entry.kind for entry in reader.history()] == ["init", "edit"]
+
+
+def test_honest_scores_stand_beside_the_base_and_the_fact_in_the_context(tmp_path: Path) -> None:
+    facts = {str(r.id): replace(r, target_true="Oran") for r in REQUESTS[:2]}
+    with watched_editor(tmp_path / "store") as editor:
+        editor.apply(facts.values())
+        watched = [prompt for prompt, _ in editor.history()[0].body["watch"]["facts"]]
+        sheets = sheets_of(lively_editable("gpt2"), facts, "", watched)
+        base = answered(lively_editable("gpt2"), sheets)
+        found = editor.honest(distract="")
+        assert [fact.base for fact in found.facts] == base
+        assert [fact.context for fact in found.facts] == answered(lively_editable("gpt2"), sheets, told=True, base=base)
+        assert [fact.edited for fact in found.facts] == answered(editor.editable, sheets, base=base)
+        assert found.shares["kept"].edited.count == len(watched) >= 3 and found.shares["distracted"].base.count == 0
+        assert [entry.kind for entry in editor.history()] == ["init", "edit"], "nothing is written"
 
 
 def life(number: int, seq: int) -> FactLife:

@@ -1,0 +1,250 @@
+"""Score edits as their users meet them: by what the model says freely, holds true, and still says of others.
+
+Teacher-forced scores ask whether a model agrees with an answer that it is shown. Here it writes its answers, by its own
+first choices (no sampling, beam or penalty of a generation config), and each is held against three rivals at once: the
+base, the base that is told the fact in front of every prompt (retrieval, the control that an edit has to beat), and the
+edited model. `MARKS` says what is counted, `WORDINGS` how it is asked: in English.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lifelong_edit.facts import LETTER, EditRequest, TextRule
+from lifelong_edit.model.editable import EditableModel
+from lifelong_edit.model.tokens import tokens
+from lifelong_edit.tracking.drift import next_distributions
+from lifelong_edit.tracking.generation import greedy
+from lifelong_edit.tracking.scores import SIGMAS, Figure, Question, score_continuations
+
+LENGTH, DISTRACTION = 30, 50  # tokens of a free answer, and of the text before a distracted prompt
+MARKS = {
+    "exact": f"the answer ({LENGTH} tokens or fewer), up to its first full stop or line, is the new object",
+    "contains": "the answer holds the new object",
+    "begins": "the answer begins with the new object",
+    "distracted": f"the same behind {DISTRACTION} tokens of other text",
+    "choice": "the new object is likelier than the true one, by the mean over its tokens",
+    "negation": "the new object is less likely behind `It is not true that` than behind `It is true that`",
+    "check new": "asked whether the new fact is true, Yes is likelier than No",
+    "check true": "asked whether the old fact is true, No is likelier than Yes",
+    "kept": "the first choice on a prompt about another subject is that of the base",
+}
+WORDINGS = {
+    "affirmed": "It is true that {}",
+    "negated": "It is not true that {}",
+    "checked": "Is it true that {}? Answer:",
+}
+YES, NO = "Yes", "No"
+LIKELIER = {  # of two pairs that `_compared` makes, the one that should be
+    "choice": ("new", "true"),
+    "negation": ("affirmed", "negated"),
+    "check new": ("yes new", "no new"),
+    "check true": ("no true", "yes true"),
+}
+
+STOP = re.compile(r"[.!?](?=\s|$)|[。！？]")
+ARTICLE, PUNCTUATION = re.compile(r"\b(a|an|the)\b"), re.compile(r"[^\w\s]|_")
+WORD_REST = re.compile(r"\S{0,20}")  # after a place inside a word, to its end
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What is asked about a fact: beside its request, a distracting text and prompts about other subjects."""
+
+    id: str
+    request: EditRequest
+    distraction: str = ""
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model made of a sheet: its free answers, plain and distracted, and its first choices on other subjects.
+
+    `marks` has under each name of `MARKS` whether it holds, for each prompt asked; none where the fact lacks its needs.
+    """
+
+    said: str
+    distracted: str | None
+    first_choices: tuple[str, ...]
+    marks: Mapping[str, tuple[bool, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class FactAnswers:
+    """A fact, and what the base made of it, the base with the fact in the context, and the edited model."""
+
+    id: str
+    request: EditRequest
+    base: Answers
+    context: Answers
+    edited: Answers
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The share of prompts that a mark holds for, pooled over facts, with Wilson's 95 % interval; one a model."""
+
+    base: Figure
+    context: Figure
+    edited: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class HonestScores:
+    """Every fact with its answers, and the shares of every mark of `MARKS`."""
+
+    facts: tuple[FactAnswers, ...]
+    shares: Mapping[str, Shares]
+
+
+def answered(
+    editable: EditableModel, sheets: Sequence[Sheet], told: bool = False, base: Sequence[Answers] | None = None
+) -> list[Answers]:
+    """Ask the live model what stands on every sheet; with `told`, the new fact stands in front of every prompt.
+
+    `base` are the base's answers to these sheets, whose first choices are to be kept; without them, that mark is empty.
+    Raises `RequestError` for a prompt that does not fit into the model's context.
+    """
+    rule, stop = editable.texts.rule, editable.tokenizer.eos_token_id
+    asked = [(f"{_stated(rule, s.request.question, s.request.target_new)}. " if told else "", s) for s in sheets]
+    plain = [head + sheet.request.question for head, sheet in asked]
+    behind = [f"{head}{sheet.distraction}{sheet.request.question}" for head, sheet in asked if sheet.distraction]
+    texts = greedy(editable, [*plain, *behind], LENGTH, stop)
+    said, distracted = texts[: len(plain)], iter(texts[len(plain) :])
+    firsts = iter(_first_choices(editable, [head + prompt for head, sheet in asked for prompt in sheet.others]))
+
+    # Everything that is compared is one teacher-forced pass over the pairs of all facts.
+    pairs = [_compared(rule, head, sheet.request) for head, sheet in asked]
+    scores = iter(score_continuations(editable.model, editable.texts, [pair for own in pairs for pair in own.values()]))
+    nlls = [{name: next(scores).nll for name in own} for own in pairs]
+
+    found = []
+    for number, sheet in enumerate(sheets):
+        text = next(distracted) if sheet.distraction else None
+        first_choices = tuple(next(firsts) for _ in sheet.others)
+        nll, marks = nlls[number], _said_marks(said[number], text, sheet.request.target_new)
+        marks |= {mark: (nll[a] < nll[b],) if {a, b} <= nll.keys() else () for mark, (a, b) in LIKELIER.items()}
+        kept = () if base is None else zip(first_choices, base[number].first_choices, strict=True)
+        marks["kept"] = tuple(now == before for now, before in kept)
+        found.append(Answers(said[number], text, first_choices, marks))
+    return found
+
+
+def honest_scores(
+    sheets: Sequence[Sheet], base: Sequence[Answers], context: Sequence[Answers], edited: Sequence[Answers]
+) -> HonestScores:
+    """Put the three models' answers to the sheets side by side and pool their marks."""
+    rows = zip(sheets, base, context, edited, strict=True)
+    facts = tuple(FactAnswers(sheet.id, sheet.request, *own) for sheet, *own in rows)
+    shares = {
+        mark: Shares(*(share(flag for own in model for flag in own.marks[mark]) for model in (base, context, edited)))
+        for mark in MARKS
+    }
+    return HonestScores(facts, shares)
+
+
+def share(flags: Iterable[bool]) -> Figure:
+    """The share of true ones among the flags, with Wilson's 95 % interval, which is not empty at 0 and at 1."""
+    own = list(flags)
+    if not own:
+        return Figure(None, 0, reason="No fact has what it needs.")
+    count, value, z = len(own), sum(own) / len(own), SIGMAS**2
+    middle = (value + z / (2 * count)) / (1 + z / count)
+    half = math.sqrt(z * value * (1 - value) / count + z**2 / (4 * count**2)) / (1 + z / count)
+    return Figure(value, count, interval=(max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half))))
+
+
+def sheets_of(
+    editable: EditableModel, requests: Mapping[str, EditRequest], text: str, watched: Sequence[str] = ()
+) -> list[Sheet]:
+    """Make a sheet for each fact (id -> request).
+
+    Distractions are cut out of `text`; without a text there are none. Other subjects' prompts are the request's
+    neighbourhood prompts; where no request has any, those of the watch, dealt out one by one.
+    """
+    distractions = cut(editable, text, len(requests)) if text.strip() else [""] * len(requests)
+    own = [tuple(prompt for prompt, _ in request.neighbours) for request in requests.values()]
+    others = own if any(own) else [tuple(watched[number :: len(requests)]) for number in range(len(requests))]
+    return [Sheet(*row) for row in zip(requests, requests.values(), distractions, others, strict=True)]
+
+
+def cut(editable: EditableModel, text: str, count: int) -> list[str]:
+    """Cut `count` stretches of `DISTRACTION` tokens, each to the end of its last word, out of a text that is not empty.
+
+    They follow one another, and begin anew where the text ends; a shorter text is repeated. Each ends in ``". "``.
+    """
+    text = " ".join(text.split())
+    ends = [last for first, last in tokens(editable.texts, text)[1] if last > first]
+    if len(ends) < DISTRACTION:
+        return cut(editable, " ".join([text] * DISTRACTION), count)
+    places = [0]
+    for last in ends[DISTRACTION - 1 :: DISTRACTION][:count]:
+        places.append(last + len(WORD_REST.findall(text, last)[0]))
+    found = [text[start:end].strip(" .") + ". " for start, end in pairwise(places)]
+    return [found[number % len(found)] for number in range(count)]
+
+
+def _first_choices(editable: EditableModel, prompts: Sequence[str]) -> list[str]:
+    """The likeliest token after each prompt, as text."""
+    found = [""] * len(prompts)
+    for numbers, log_probabilities in next_distributions(editable, prompts):
+        for number, token in zip(numbers, log_probabilities.argmax(-1).tolist(), strict=True):
+            found[number] = str(editable.tokenizer.decode([token]))
+    return found
+
+
+def _stated(rule: TextRule, prompt: str, target: str) -> str:
+    """A prompt with its answer as one statement, without a full stop at its end."""
+    return (rule.asked(prompt) + rule.answered(prompt, target)).rstrip(" .")
+
+
+def _compared(rule: TextRule, head: str, request: EditRequest) -> dict[str, Question]:
+    """The (prompt, target) pairs whose likelihoods are compared. A prompt with a question mark states nothing."""
+    new, true = request.target_new, request.target_true
+    pairs = {"new": (request.question, new)} | ({"true": (request.question, true)} if true is not None else {})
+    if "?" not in request.question:
+        # Inside a sentence a statement begins with a small letter, unless it begins with a name: its subject.
+        stated = request.question if request.subject_start == 0 else request.question[0].lower() + request.question[1:]
+        for name, target in [(name, target) for name, (_, target) in pairs.items()]:
+            checked = WORDINGS["checked"].format(_stated(rule, stated, target))
+            pairs |= {f"yes {name}": (checked, YES), f"no {name}": (checked, NO)}
+        pairs |= {name: (WORDINGS[name].format(stated), new) for name in ("affirmed", "negated")}
+    return {name: (head + prompt, target) for name, (prompt, target) in pairs.items()}
+
+
+def _said_marks(said: str, distracted: str | None, target: str) -> dict[str, tuple[bool, ...]]:
+    return {
+        "exact": (_spelt(answer_in(said, target)) == _spelt(target),),
+        "contains": (_place(said, target) is not None,),
+        "begins": (_place(said, target) == 0,),
+        "distracted": () if distracted is None else (_place(distracted, target) == 0,),
+    }
+
+
+def answer_in(said: str, target: str) -> str:
+    """What is said up to its first line's end or full stop; there may be as many stops before as the target holds."""
+    line, target = (said.strip().splitlines() or [""])[0], target.strip()
+    inside = sum(stop.end() < len(target) for stop in STOP.finditer(target))
+    stops = [stop.start() for stop in STOP.finditer(line)]
+    return line[: stops[inside]] if inside < len(stops) else line
+
+
+def _place(said: str, target: str) -> int | None:
+    """Where the target stands in a text as whole words, both spelt alike."""
+    letter = LETTER.pattern
+    found = re.search(rf"(?<!{letter}){re.escape(_spelt(target))}(?!{letter})", _spelt(said))
+    return found.start() if found else None
+
+
+def _spelt(text: str) -> str:
+    """SQuAD's spelling (arXiv 1606.05250): small letters, no punctuation, no articles, single blanks.
+
+    A text of nothing else, as "The", keeps its articles and punctuation.
+    """
+    text = text.casefold()
+    return " ".join(ARTICLE.sub(" ", PUNCTUATION.sub("", text)).split()) or " ".join(text.split())
