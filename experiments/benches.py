@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lifelong_edit.editing.contexts import sample_contexts
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.statistics import StatisticsSettings, begin, collect
 from lifelong_edit.facts import EditRequest, canonical_digest
 from lifelong_edit.model.editable import EditableModel

@@ -27,13 +27,12 @@ from torch import Tensor
 from benches import EDITED, WORLDS, Bench, Row, figures, json_lines, known
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.algebra.system import Columns, Memory, Pair, append, base_residuals, fold, materialise
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kernel.batch import LayerState, spread
+from lifelong_edit.kinds.kernel.write import LayerState, spread
 from results import markdown, write_below
 
 BLOCK = 100

@@ -22,13 +22,13 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.algebra.system import Columns, Memory, Pair, append, materialise
-from lifelong_edit.editing.forms import prefixed
+from lifelong_edit.editing.keys import prefixed
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kernel.batch import LayerState, spread
 from lifelong_edit.kinds.kernel.kernel import Kernel
+from lifelong_edit.kinds.kernel.write import LayerState, spread
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.scores import argmax_rate
 from lifelong_edit.world.generator import BUNDLED_SEED, World

@@ -54,7 +54,7 @@ def random_targets(seed: int) -> Iterator[None]:
         delta = torch.randn(editable.shape(layer)[0], len(groups), generator=generator, dtype=torch.float64)
         return Targets(delta, (0.0,) * len(groups), (0,) * len(groups))
 
-    with patch("lifelong_edit.kinds.kernel.batch.optimise_targets", drawn):
+    with patch("lifelong_edit.kinds.kernel.write.optimise_targets", drawn):
         yield
 
 

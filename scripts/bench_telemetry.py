@@ -22,8 +22,7 @@ from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.system import Columns, Memory, Pair, fold
 from lifelong_edit.algebra.telemetry import BaseSize, risks, telemetry
 from lifelong_edit.editing.contexts import sample_contexts
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.second_moments import beside_model, read_moment
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings, optimise_targets

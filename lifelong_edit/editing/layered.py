@@ -30,10 +30,8 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
-from lifelong_edit.editing.forms import Forms, reworded
-from lifelong_edit.editing.keys import Average, check_finite
-from lifelong_edit.editing.rows import Answers, FrozenRows
-from lifelong_edit.editing.targets import norm, passes, tail
+from lifelong_edit.editing.keys import Average, Forms, check_finite, reworded
+from lifelong_edit.editing.rows import Answers, FrozenRows, norm, passes, tail
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel

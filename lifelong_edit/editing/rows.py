@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lifelong_edit.editing.forms import Forms
-from lifelong_edit.editing.keys import Average
+from lifelong_edit.editing.keys import Average, Forms
+from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured, replaced_output
@@ -223,6 +223,35 @@ class FrozenRows:
             for layer, delta in zip(self.layers[1:], higher, strict=True):
                 stack.enter_context(replaced_output(self.editable.write(layer), _at_the_pivot(delta)))
             yield
+
+
+def tail(editable: EditableModel, group: Sequence[EditRequest]) -> int:
+    """How many tokens the longest bare prompt and target of one slot's facts have after the subject's last."""
+    encoded = [encode(editable.texts, request, max_length=editable.context_length) for request in group]
+    if len({slot_ids(e) for e in encoded}) != 1:
+        raise RequestError(
+            f"{[request.question[:60] for request in group]} do not share a slot. Group the requests whose token ids "
+            "up to the subject's last token are identical, at least one a group."
+        )
+    return max(len(e.ids) - 1 - e.subject_last for e in encoded)
+
+
+def passes(groups: Sequence[Sequence[EditRequest]], tails: Sequence[int], limit: int) -> list[list[int]]:
+    """The groups cut into passes of at most `limit` facts or one group; those with tails of like length go together."""
+    cut: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(groups)), key=tails.__getitem__):
+        if len(groups[i]) > room:
+            cut.append([])
+            room = limit
+        cut[-1].append(i)
+        room -= len(groups[i])
+    return cut
+
+
+def norm(rows: Tensor) -> Tensor:
+    """Euclidean norms of the rows; the gradient at a zero row is zero, not NaN."""
+    return (rows.square().sum(-1) + torch.finfo(rows.dtype).tiny).sqrt()
 
 
 def _at_the_pivot(delta: Tensor) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ from lifelong_edit.editing.statistics import StatisticsSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import TextRule
-from lifelong_edit.methods import ClosedForm, check_ridge, method_named
+from lifelong_edit.methods import check_ridge
 from lifelong_edit.model.editable import EditableModel
 
 Recipe = TargetSettings | LayeredSettings
@@ -108,11 +108,6 @@ class EditorSettings:
         confidence = self.recipe.confidence if self.confidence is None else self.confidence
         layers = self.resolved(editable)
         return replace(self, layers=layers, ridge=ridge, confidence=confidence, target=self.recipe)
-
-    def method(self, name: str) -> ClosedForm:
-        """The method of this name, with the store's ridge if it has one; `RequestError` when there is none."""
-        found = method_named(name)
-        return found if self.ridge is None or not found.relative_ridge else replace(found, relative_ridge=self.ridge)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as older versions wrote them where there is no norm limit."""

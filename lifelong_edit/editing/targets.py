@@ -22,13 +22,11 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
-from lifelong_edit.editing.forms import Forms, prefixed
-from lifelong_edit.editing.keys import Average, check_finite, halved
-from lifelong_edit.editing.rows import FrozenRows
+from lifelong_edit.editing.keys import Average, Forms, check_finite, halved, prefixed
+from lifelong_edit.editing.rows import FrozenRows, norm, passes, tail
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.tokens import encode, slot_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +104,6 @@ def optimise_targets(
     )
 
 
-def tail(editable: EditableModel, group: Sequence[EditRequest]) -> int:
-    """How many tokens the longest bare prompt and target of one slot's facts have after the subject's last."""
-    encoded = [encode(editable.texts, request, max_length=editable.context_length) for request in group]
-    if len({slot_ids(e) for e in encoded}) != 1:
-        raise RequestError(
-            f"{[request.question[:60] for request in group]} do not share a slot. Group the requests whose token ids "
-            "up to the subject's last token are identical, at least one a group."
-        )
-    return max(len(e.ids) - 1 - e.subject_last for e in encoded)
-
-
-def passes(groups: Sequence[Sequence[EditRequest]], tails: Sequence[int], limit: int) -> list[list[int]]:
-    """The groups cut into passes of at most `limit` facts or one group; those with tails of like length go together."""
-    cut: list[list[int]] = []
-    room = 0
-    for i in sorted(range(len(groups)), key=tails.__getitem__):
-        if len(groups[i]) > room:
-            cut.append([])
-            room = limit
-        cut[-1].append(i)
-        room -= len(groups[i])
-    return cut
-
-
 def _optimise(
     editable: EditableModel,
     groups: Sequence[Sequence[EditRequest]],
@@ -169,8 +143,3 @@ def _optimise(
         if done.any():
             frozen, active = frozen.take(~done), active[~done]
     return [results[i] for i in range(len(groups))]
-
-
-def norm(rows: Tensor) -> Tensor:
-    """Euclidean norms of the rows; the gradient at a zero row is zero, not NaN."""
-    return (rows.square().sum(-1) + torch.finfo(rows.dtype).tiny).sqrt()

@@ -339,7 +339,7 @@ class LifelongEditor(Reader):
             kind_of_memory.choose(method, ridge, 0)
             return Commit(None, skipped=batch.skipped)
         how = kind_of_memory.choose(method, ridge, len(batch.requests), protecting=kind == "protect")
-        about = {"method": method, "hyperparameters": {**how.told, **session.settings.to_dict()}, **batch.body()}
+        about = {"method": method, "hyperparameters": {**how.told, **session.init["config"]}, **batch.body()}
         left = [id for id in refused if id not in session.head.history.facts and id not in batch.ids]
         about |= {"refused": left} if left else {}
         change = kind_of_memory.write(session.head, kind, {**signed, **about}, how)

@@ -196,7 +196,8 @@ class Kind(ABC):
         self.store, self.settings = store, settings
         self.init = entries[0].body
         self.contexts: tuple[str, ...] = tuple(self.init["contexts"])
-        self.forms = settings.recipe.forms(self.contexts)
+        self.recipe = settings.recipe
+        self.forms = self.recipe.forms(self.contexts)
         self.live = editable
         self.base = self.unedited(editable)
         self._bench = self.base.apart(editable).tokenized_by(copy.deepcopy(editable.tokenizer))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.errors import RequestError
@@ -68,12 +68,13 @@ def methods() -> dict[str, ClosedForm]:
     return {module.METHOD.name: module.METHOD for module in modules if hasattr(module, "METHOD")}
 
 
-def method_named(name: str) -> ClosedForm:
-    """The method; `RequestError` names the known ones."""
+def method_named(name: str, ridge: float | None = None) -> ClosedForm:
+    """The method, with this relative ridge if it has one at all; `RequestError` names the known methods."""
     known = methods()
     if name not in known:
         raise RequestError(f"There is no method {name!r}. Choose one of {', '.join(sorted(known))}.")
-    return known[name]
+    found = known[name]
+    return found if ridge is None or not found.relative_ridge else replace(found, relative_ridge=ridge)
 
 
 def metric_named(name: str) -> Callable[[SecondMoment, float], Metric]:

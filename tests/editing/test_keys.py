@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import check_lengths, collect_keys
+from lifelong_edit.editing.keys import check_lengths, collect_keys, prefixed
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
 from lifelong_edit.editing import layered
-from lifelong_edit.editing.forms import Form, reworded
+from lifelong_edit.editing.keys import Form, reworded
 from lifelong_edit.editing.layered import SHARES, LayeredSettings, LayeredTargets, answering, optimise_layers
 from lifelong_edit.editing.rows import FrozenRows
 from lifelong_edit.errors import RequestError, SolveError

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
 from lifelong_edit.methods import ClosedForm, method_named, methods

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.algebra.system import Columns, Memory, Pair, append, closed_form, materialise
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import StatisticsSettings, begin, collect
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kernel.batch import LayerState, spread, subject_states
+from lifelong_edit.kinds.kernel.write import LayerState, spread, subject_states
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from tests.samples import CONTEXTS, QUICK, REQUESTS, TEXT, lively_editable

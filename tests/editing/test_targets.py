@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong_edit.editing.forms import prefixed
+from lifelong_edit.editing.keys import prefixed
 from lifelong_edit.editing.rows import FrozenRows
 from lifelong_edit.editing.targets import Targets, TargetSettings, optimise_targets
 from lifelong_edit.errors import RequestError, SolveError

@@ -63,7 +63,7 @@ def made_up_targets(
 
 
 def with_made_up_targets() -> AbstractContextManager[Any]:
-    return unittest.mock.patch("lifelong_edit.kinds.kernel.batch.optimise_targets", made_up_targets)
+    return unittest.mock.patch("lifelong_edit.kinds.kernel.write.optimise_targets", made_up_targets)
 
 
 class Killed(BaseException):

@@ -26,7 +26,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import Targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import ModelError, SolveError
-from lifelong_edit.kinds.kernel import batch as spread
+from lifelong_edit.kinds.kernel import write as spread
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import Seen
 from lifelong_edit.store import KernelPart, KernelRecord

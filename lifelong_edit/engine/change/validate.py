@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lifelong_edit.editing.forms import Forms
-from lifelong_edit.editing.keys import check_lengths
+from lifelong_edit.editing.keys import Forms, check_lengths
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest, TextRule, canonical_digest, distinct
 from lifelong_edit.model.editable import EditableModel

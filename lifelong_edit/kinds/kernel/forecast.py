@@ -12,9 +12,8 @@ import torch
 from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.algebra.telemetry import collisions, largest_first
 from lifelong_edit.facts import canonical_json
-from lifelong_edit.kinds.kernel.batch import optimised
 from lifelong_edit.kinds.kernel.state import EditedLayer, Placed, standing
-from lifelong_edit.kinds.kernel.write import Strength
+from lifelong_edit.kinds.kernel.write import Strength, optimised
 from lifelong_edit.kinds.kind import Cost, Forecast, Head, Near, Rehearsed, State
 from lifelong_edit.store import History
 
@@ -95,7 +94,7 @@ def _cost(kernel: Kernel, head: Head, rehearsed: Rehearsed, moving: Sequence[Seq
     began = time.perf_counter()
     if requests:
         with kernel.showing(_target_state(kernel, head)) as editable:
-            optimised(editable, requests, kernel.metrics, kernel.contexts, kernel.settings.recipe, kernel.shapes)
+            optimised(editable, requests, kernel.metrics, kernel.contexts, kernel.recipe, kernel.shapes)
     each = (time.perf_counter() - began) / max(len(groups), 1)
     new = [fact for id, fact in facts.items() if id not in head.history.facts]
     texts = sum(2 * len(canonical_json(fact.request.to_dict()).encode()) for fact in new)  # the entry, and its row

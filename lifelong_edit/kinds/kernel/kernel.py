@@ -25,7 +25,7 @@ from lifelong_edit.kinds.kernel.cache import keep_pairs, kept_pairs
 from lifelong_edit.kinds.kernel.state import KernelState, Library, record_of, standing, survived
 from lifelong_edit.kinds.kernel.write import KernelChange, Strength, plan
 from lifelong_edit.kinds.kind import Change, Effect, Forecast, Head, How, Kind, Rehearsed, State, Weigh
-from lifelong_edit.methods import SECOND_MOMENT, metric_named
+from lifelong_edit.methods import SECOND_MOMENT, method_named, metric_named
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Entry, History, KernelRecord, ObjectStore, Store
 
@@ -69,7 +69,7 @@ class Kernel(Kind):
         objects: ObjectStore,
     ) -> dict[str, Any]:
         """Second moments by digest, the mean key mass that ridges are relative to, and the base weights' digest."""
-        chosen = settings.method(method)
+        chosen = method_named(method, settings.ridge)
         metrics = {n: chosen.metric(read_moment(data)[0], settings.shrinkage) for n, data in moments.items()}
         named = {} if chosen.metric_name == SECOND_MOMENT else {"metric": chosen.metric_name}
         return {
@@ -127,7 +127,7 @@ class Kernel(Kind):
 
     def choose(self, method: str, ridge: float | None, count: int, protecting: bool = False) -> Strength:
         """The ridges of a batch: the method's own in units of the mean key mass, or the absolute one that is given."""
-        chosen, pinned = self.settings.method(method), self.init.get("metric", SECOND_MOMENT)
+        chosen, pinned = method_named(method, self.settings.ridge), self.init.get("metric", SECOND_MOMENT)
         if chosen.metric_name != pinned:
             raise RequestError(
                 f"{method} measures changes by {chosen.metric_name}, this store by {pinned} since its first entry. "
@@ -243,7 +243,7 @@ class Kernel(Kind):
 
     def keys(self, editable: EditableModel, requests: Sequence[EditRequest], layer: int) -> Tensor:
         """The averaged keys [d_in, n] of facts at a layer, as this store takes them."""
-        average = self.settings.recipe.average(self.metrics[layer])
+        average = self.recipe.average(self.metrics[layer])
         return collect_keys(editable, requests, layer, self.forms, average)
 
     def forecast(self, head: Head, rehearsed: Rehearsed, how: How) -> Forecast:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from lifelong_edit.editing.contexts import sample_contexts
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.second_moments import read_moment
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor

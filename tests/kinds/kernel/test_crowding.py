@@ -14,7 +14,7 @@ from lifelong_edit.editing.targets import Targets
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.errors import SolveError
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.kinds.kernel import batch as spread
+from lifelong_edit.kinds.kernel import write as spread
 from tests.samples import lively_editable, new_editor
 
 ADA, BO = (EditRequest("{} was born in", name, "Oran", id=name[:2].lower()) for name in ("Ada Quill", "Bo Lund"))

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lifelong_edit.editing.forms import prefixed
-from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.keys import collect_keys, prefixed
 from lifelong_edit.editing.targets import optimise_targets
 from lifelong_edit.kinds.kind import Change, Head, How, Kind, State
 from lifelong_edit.model.editable import EditableModel
