@@ -29,6 +29,7 @@ PANELS = {  # one module each, named like it
         measure.calibrate,
         measure.diff,
         measure.blame,
+        measure.why,
         measure.checkout,
     ),
     "Share": (share.report, share.ui, share.export),

@@ -1,4 +1,4 @@
-"""Panel Measure: `measure`, `eval`, `calibrate`, `diff`, `blame`, `checkout` ask the model about its edits."""
+"""Panel Measure: `measure`, `eval`, `calibrate`, `diff`, `blame`, `why`, `checkout` ask the model about its edits."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lifelong_edit.engine import Reader
     from lifelong_edit.engine.inspect.blame import Blame, Forgotten
     from lifelong_edit.engine.inspect.views import Diff
+    from lifelong_edit.engine.inspect.why import Why
     from lifelong_edit.tracking.honest import FactAnswers, HonestScores
     from lifelong_edit.tracking.scores import Figure
 
@@ -254,6 +255,27 @@ def blame(
     print_result(as_json, found, _blame_text(found))
 
 
+def why(
+    fact: Annotated[str, typer.Argument(metavar="FACT", help="A fact's id, or how it begins.")],
+    model: options.Model,
+    store: options.StorePath = options.STORE,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Tell where an edit is lost: in its target, its ridge or key, beside others, since then, or in other words.
+
+    Every stage has the share of prompts said, the target's probability, its margin in nats; the lost one has advice.
+
+    Example: lifelong-edit why db853e71 --model checkpoints/tiny-world
+    """
+    with options.open_reader(store, model, dtype, device) as reader:
+        found = reader.why(fact)
+    lost = found.lost
+    document = {"fact": found.fact, "target": found.target, "lost": lost and lost.name, "stages": found.stages}
+    print_result(as_json, document, _why_text(found))
+
+
 def checkout(
     ref: Annotated[str, typer.Argument(metavar="REF", help="The entry whose state is asked: seq, tag or digest.")],
     model: options.Model,
@@ -302,6 +324,17 @@ def _forgotten_text(gone: Forgotten, count: int) -> str:
         lines.append(f"without entry {gone.suspects[0].seq}  {printable(repr(gone.without))}")
     rows = [[one.seq, number(one.share, ".2f"), listed(one.facts, 5)] for one in gone.suspects[:count]]
     return "\n".join([*lines, table(rows, ["entry", "share", "its facts"])])
+
+
+def _why_text(found: Why) -> str:
+    rows = [
+        [stage.name, number(stage.said, ".2f"), number(stage.probability, ".3f"), number(stage.margin, "+.2f")]
+        for stage in found.stages
+    ]
+    lost = found.lost
+    told = "lost nowhere" if lost is None else f"lost at {lost.name}: {lost.advice}"
+    lines = [f"fact    {printable(found.fact)}", f"target  {printable(repr(found.target))}"]
+    return "\n".join([*lines, table(rows, ["stage", "said", "p", "margin"]), printable(told)])
 
 
 def _blame_text(blame: Blame) -> str:

@@ -27,6 +27,7 @@ from lifelong_edit.engine.inspect.blame import Blame, Forgotten, blame, forgotte
 from lifelong_edit.engine.inspect.doctor import Finding, examine
 from lifelong_edit.engine.inspect.verify import Audit, audit
 from lifelong_edit.engine.inspect.views import Diff, View, difference, view_at
+from lifelong_edit.engine.inspect.why import Why, why
 from lifelong_edit.engine.measure.noise import noise_of
 from lifelong_edit.engine.state.create import Model, opened
 from lifelong_edit.engine.state.session import Observer, Session
@@ -148,6 +149,10 @@ class Reader:
     def forgotten(self, fact: str) -> Forgotten:
         """Which later edit is behind what the model no longer says of a fact, confirmed by leaving that edit out."""
         return forgotten(self._session, fact)
+
+    def why(self, fact: str) -> Why:
+        """Where a fact is lost on its way from the target to other words, with the setting that would mend it."""
+        return why(self._session, fact)
 
     def retention(self, metric: str = EFFICACY) -> RetentionMatrix:
         """How the facts of every edit fared over time, as measured at the edit and by `measure`; needs no model."""

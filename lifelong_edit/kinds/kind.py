@@ -22,6 +22,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.deviation import Deviation
+from lifelong_edit.kinds.stage import Stage
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Entry, History, ObjectStore, Store
 
@@ -358,6 +359,10 @@ class Kind(ABC):
     def suspects(self, head: Head, fact: str) -> tuple[dict[int, float], int, float]:
         """To each entry its part of what is missing of a fact; the fact's own entry; how much is missing."""
         self._lacks("name the entry that made the model forget")
+
+    def own_stages(self, head: Head, fact: str) -> tuple[Stage, ...]:
+        """How a fact fares by itself: its target before anything is written, and what holds it and nothing else."""
+        self._lacks("tell where a fact is lost")
 
     def held_by(self, head: Head, seq: int) -> set[str]:
         """The active facts that what an entry recorded holds now."""

@@ -19,7 +19,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 WRITE = "init apply stream replace protect revert restore measure calibrate relax repair".split()
 VERBS = [
     *WRITE,
-    *"stats plan status log show diff blame checkout tag verify eval".split(),
+    *"stats plan status log show diff blame why checkout tag verify eval".split(),
     *"report ui import export backup clone gc doctor demo".split(),
 ]
 DRY = (*WRITE, "stats", "report", "export", "import", "gc", "tag", "backup", "clone")

@@ -1,4 +1,4 @@
-"""`measure`, `eval`, `calibrate`, `diff`, `blame`, `checkout`."""
+"""`measure`, `eval`, `calibrate`, `diff`, `blame`, `why`, `checkout`."""
 
 from __future__ import annotations
 
@@ -102,3 +102,14 @@ def test_an_answer_is_blamed_on_the_facts_behind_it(made: Place) -> None:
     assert told["slots"][0]["facts"] == ["ada"] and len(told["slots"]) == 2
     text = made.ok("blame", "Ada Quill was born in", model=True).out
     assert repr(told["said"]) in text and repr(told["base"]) in text
+
+
+def test_where_a_fact_is_lost_is_told_with_advice(made: Place) -> None:
+    told = made.ok("why", "ada", "--json", model=True).json
+    names = [stage["name"] for stage in told["stages"]]
+    assert told["fact"] == "ada" and names == ["target", "alone", "written", "now", "behind a sentence"]
+    lost = next(stage for stage in told["stages"] if stage["name"] == told["lost"])
+    text = made.ok("why", "ada", model=True).out
+    assert f"lost at {lost['name']}: {lost['advice']}" in text and f"{lost['probability']:.3f}" in text
+    gone = made.run("why", "emile", model=True)
+    assert gone.code == 2 and "reverted" in gone.err

@@ -142,6 +142,7 @@ def test_what_a_kind_cannot_do_it_says(editor: LifelongEditor, kind: str, tmp_pa
         "protect": lambda: editor.protect([EditRequest("{} is in", "Oran", "Marn")]),
         "blame": lambda: editor.blame(REQUESTS[0].question),
         "forgotten": lambda: editor.forgotten("ada"),
+        "why": lambda: editor.why("ada"),
         "adapter": lambda: export_peft(editor, tmp_path / "adapter"),
     }
     before = editor.head

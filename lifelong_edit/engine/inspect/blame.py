@@ -11,6 +11,7 @@ from lifelong_edit.algebra.telemetry import largest_first
 from lifelong_edit.engine.state.session import Session
 from lifelong_edit.errors import RequestError
 from lifelong_edit.kinds.kind import State
+from lifelong_edit.store import FactLife
 from lifelong_edit.store.history import fact_named
 from lifelong_edit.tracking.generation import answer
 
@@ -104,10 +105,7 @@ def forgotten(session: Session, name: str) -> Forgotten:
     """Who is behind what is missing of an active fact; `RequestError` for one unknown, protected or inactive."""
     session.at_head()
     kind, head = session.kind, session.head
-    fact = fact_named(head.history.facts, name)
-    if fact.status != "active" or fact.protected:
-        status = "protected" if fact.status == "active" else fact.status
-        raise RequestError(f"fact {fact.id!r} is {status}, so no edit made the model forget it. Name an active edit.")
+    fact = edit_named(session, name)
     shares, own, missing = kind.suspects(head, fact.id)
     found = {seq: Suspect(seq, share, _facts(session, seq)) for seq, share in shares.items()}
     later = [found[seq] for seq in largest_first(shares) if seq > own]
@@ -119,6 +117,18 @@ def forgotten(session: Session, name: str) -> Forgotten:
     if later:
         without = _answer(session, kind.without(head, seq=later[0].seq), fact.question)
     return Forgotten(fact.id, fact.request.target_new, base, now, missing, found[own], tuple(later), without)
+
+
+def edit_named(session: Session, name: str) -> FactLife:
+    """The fact of this name that an edit holds now; `RequestError` for one unknown, protected or inactive."""
+    fact = fact_named(session.head.history.facts, name)
+    if fact.status != "active" or fact.protected:
+        status = "protected" if fact.status == "active" else fact.status
+        instead = f" ({fact.by!r} has its place)" if fact.by else ""
+        raise RequestError(
+            f"fact {fact.id!r} is {status}{instead}, so there is no edit that could be forgotten. Name an active edit."
+        )
+    return fact
 
 
 def _answer(session: Session, state: State, prompt: str) -> str:

@@ -20,11 +20,12 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.deviation import Deviation
-from lifelong_edit.kinds.kernel import blame, forecast, refit, telemetry
+from lifelong_edit.kinds.kernel import blame, forecast, refit, telemetry, why
 from lifelong_edit.kinds.kernel.cache import keep_pairs, kept_pairs
 from lifelong_edit.kinds.kernel.state import KernelState, Library, record_of, standing, survived
 from lifelong_edit.kinds.kernel.write import KernelChange, Strength, plan
 from lifelong_edit.kinds.kind import Change, Effect, Forecast, Head, How, Kind, Rehearsed, State, Weigh
+from lifelong_edit.kinds.stage import Stage
 from lifelong_edit.methods import SECOND_MOMENT, method_named, metric_named
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.store import Entry, History, KernelRecord, ObjectStore, Store
@@ -286,6 +287,10 @@ class Kernel(Kind):
     def suspects(self, head: Head, fact: str) -> tuple[dict[int, float], int, float]:
         """See `blame.suspects`."""
         return blame.suspects(self, head, fact)
+
+    def own_stages(self, head: Head, fact: str) -> tuple[Stage, ...]:
+        """See `why.own_stages`."""
+        return why.own_stages(self, head, fact)
 
     def held_by(self, head: Head, seq: int) -> set[str]:
         """The facts of the columns that stand in the batch `seq`."""
