@@ -13,7 +13,6 @@ from lifelong_edit.errors import HealthStop, RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kind import Head
 from lifelong_edit.store import EDITS
-from lifelong_edit.tracking.unsaid import unsaid
 
 Apply = Callable[[Sequence[EditRequest], Sequence[str]], Commit]
 """Applies requests; the ids are those of a batch that was refused before and of which the requests are a part."""
@@ -74,7 +73,7 @@ def upkeep(edits: int, session: Session, relax: Callable[[], Commit]) -> Keep:
 
 
 def _due(head: Head, every: int, end: bool) -> bool:
-    """Whether to relax: after every so many edits, at the first that costs older facts, at the end if one is not said.
+    """Whether to relax: after every so many edits, at the first that costs older facts, and at the end.
 
     All since the last relaxing; that of a further cost waits for the count, in case the first one could not be mended.
     """
@@ -83,8 +82,7 @@ def _due(head: Head, every: int, end: bool) -> bool:
     if not since:
         return False
     first_cost = next((entry for entry in since if "cost" in entry.body), None)
-    edits = [id for id, fact in head.history.active.items() if not fact.protected]
-    return len(since) % every == 0 or since[-1] is first_cost or (end and bool(unsaid(head.entries, edits)))
+    return len(since) % every == 0 or since[-1] is first_cost or end
 
 
 def _applied(

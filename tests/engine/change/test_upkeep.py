@@ -1,4 +1,4 @@
-"""When a stream relaxes: after so many edits, once one costs older facts, and at its end while a fact is not said."""
+"""When a stream relaxes: after so many edits, once one costs older facts, and at its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(LifelongEditor, "relax", relax)
     monkeypatch.setattr(committing, "_cost", lambda *_: ())
-    monkeypatch.setattr("lifelong_edit.engine.change.stream.unsaid", lambda *_: {})
     return seqs
 
 
@@ -47,17 +46,10 @@ def streamed(folder: Path, relax: int) -> None:
         list(editor.stream(write(folder, REQUESTS), batch=1, relax=relax))
 
 
-def test_where_nothing_fades_the_count_alone_decides(tmp_path: Path, asked: list[int]) -> None:
-    streamed(tmp_path, 4)
-    assert asked == [4]
-
-
-def test_the_end_asks_where_a_fact_is_not_said(
-    tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.change.stream.unsaid", lambda *_: {"ada": 1})
-    streamed(tmp_path, 10)
-    assert asked == [len(REQUESTS)]
+@pytest.mark.parametrize("every", [4, 10])
+def test_where_nothing_fades_the_count_and_the_end_decide(every: int, tmp_path: Path, asked: list[int]) -> None:
+    streamed(tmp_path, every)
+    assert asked == [seq for seq in (4, len(REQUESTS)) if seq % every == 0 or seq == len(REQUESTS)]
 
 
 def test_the_first_edit_that_costs_older_facts_asks_and_the_next_waits_for_the_count(
@@ -66,11 +58,10 @@ def test_the_first_edit_that_costs_older_facts_asks_and_the_next_waits_for_the_c
     costly = {3, 4}
     monkeypatch.setattr(committing, "_cost", lambda session, _: ("ada",) if session.head.seq in costly else ())
     streamed(tmp_path, 5)
-    assert asked == [3, 5]
+    assert asked == [3, 5, len(REQUESTS)]
 
 
-def test_zero_is_never(tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifelong_edit.engine.change.stream.unsaid", lambda *_: {"ada": 1})
+def test_zero_is_never(tmp_path: Path, asked: list[int]) -> None:
     streamed(tmp_path, 0)
     assert asked == []
 
