@@ -211,9 +211,9 @@ def _compared(rule: TextRule, head: str, request: EditRequest) -> dict[str, Ques
         # Inside a sentence a statement begins with a small letter, unless it begins with a name: its subject.
         stated = request.question if request.subject_start == 0 else request.question[0].lower() + request.question[1:]
         for name, target in [(name, target) for name, (_, target) in pairs.items()]:
-            checked = WORDINGS["checked"].format(_stated(rule, stated, target))
+            checked = WORDINGS["checked"].replace("{}", _stated(rule, stated, target))
             pairs |= {f"yes {name}": (checked, YES), f"no {name}": (checked, NO)}
-        pairs |= {name: (WORDINGS[name].format(stated), new) for name in ("affirmed", "negated")}
+        pairs |= {name: (WORDINGS[name].replace("{}", stated), new) for name in ("affirmed", "negated")}
     return {name: (head + prompt, target) for name, (prompt, target) in pairs.items()}
 
 

@@ -36,8 +36,9 @@ SLOTS = [
     [REQUESTS[1]],
 ]
 # gemma2 attends eagerly only, and eager attention takes its softmax in float32 whatever the model's dtype is.
+# In float32, 25 steps of Adam carry rounding on, by how much depends on the processor: 1.2e-4 was the most so far.
 PRECISIONS = [(kind, torch.float64, 1e-9) for kind in MODEL_TYPES if kind != "gemma2"] + [
-    (kind, torch.float32, 1e-4) for kind in MODEL_TYPES
+    (kind, torch.float32, 1e-3) for kind in MODEL_TYPES
 ]
 
 

@@ -58,7 +58,7 @@ def made_up_targets(
 ) -> Targets:
     """In place of `optimise_targets`: what is found does not depend on the model, and costs nothing."""
     d_out = editable.weight(layer).shape[0]
-    delta = np.stack([made_up_delta(group, d_out) for group in groups], axis=1)
+    delta = np.stack([made_up_delta(group, d_out) for group in groups], axis=1) if groups else np.zeros((d_out, 0))
     return Targets(torch.from_numpy(delta), (0.0,) * len(groups), (1,) * len(groups))
 
 
