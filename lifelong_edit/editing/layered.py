@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -31,8 +31,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import Average, Forms, check_finite, reworded
-from lifelong_edit.editing.rows import Answers, FrozenRows, norm, passes, tail
-from lifelong_edit.errors import RequestError
+from lifelong_edit.editing.rows import Answers, FrozenRows, check_descent, norm, passes, tail
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 
@@ -71,9 +70,7 @@ class LayeredSettings:
     confidence: ClassVar[float] = 0.05  # the margin is asked of the target; here a first choice will do
 
     def __post_init__(self) -> None:
-        wrong = {name: value for name, value in asdict(self).items() if not 0 <= value < float("inf")}
-        if wrong or self.steps < 1 or self.facts_per_pass < 1 or self.rate == 0 or self.clamp == 0:
-            raise RequestError(f"These target settings make no sense: {wrong or self}. Give finite positive numbers.")
+        check_descent(self)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The layers edited in a model of this depth: up to eight, to the end of the first quarter, never the last."""
@@ -173,9 +170,8 @@ def _optimise(
         with editable.hurried(settings.coarse):
             answers = frozen.answers(moved(scaled))
         size = (price * scaled.square().sum(-1)).sum(0) / frozen.d_out  # [n]
-        loss = (
-            missing(frozen, answers, settings.margin) + (settings.kl * answers.divergence + settings.cost * size)[group]
-        )
+        held = settings.kl * answers.divergence + settings.cost * size  # [n]
+        loss = missing(frozen, answers, settings.margin) + held[group]  # J of every fact
         check_finite(loss.detach()[None], facts, "target's loss")
         if step == settings.steps:
             break
@@ -188,7 +184,7 @@ def _optimise(
             limit = settings.clamp * frozen.d_out**0.5
             scaled.mul_((limit / norm(scaled).clamp_min(1e-30)).clamp(max=1.0)[..., None])
     with editable.hurried(settings.coarse):
-        deltas = _shrunk(frozen, moved(scaled.detach()), settings.margin)
+        deltas = _shrunk(frozen, moved(scaled.detach()), answers, settings.margin)
     worst = torch.zeros_like(size).scatter_reduce(0, group, loss.detach(), "amax", include_self=False)
     return LayeredTargets(
         {n: delta.double().T for n, delta in zip(layers, deltas, strict=True)},
@@ -216,19 +212,22 @@ def missing(frozen: FrozenRows, answers: Answers, margin: float) -> Tensor:
 
 
 @torch.no_grad()
-def _shrunk(frozen: FrozenRows, deltas: Tensor, margin: float) -> Tensor:
-    """The deltas [L, n, d_out], those of a group smaller by the last of `SHARES` at which its facts lose nothing."""
+def _shrunk(frozen: FrozenRows, deltas: Tensor, answers: Answers, margin: float) -> Tensor:
+    """The deltas [L, n, d_out], those of a group smaller by the last of `SHARES` at which its facts lose nothing.
+
+    `answers` are those that the whole deltas gave.
+    """
     factor, limit = LOST
     group, margin = frozen.fact_groups, max(0.0, margin - SLACK)
 
-    def lacking(share: float) -> Tensor:
-        own = missing(frozen, frozen.answers(deltas * share), margin)
+    def lacking(answers: Answers) -> Tensor:
+        own = missing(frozen, answers, margin)
         return own.new_zeros(len(frozen.fact_counts)).scatter_reduce(0, group, own, "amax")
 
-    allowed = lacking(1.0) * factor + limit
+    allowed = lacking(answers) * factor + limit
     best, holds = torch.ones_like(allowed), torch.ones_like(allowed, dtype=torch.bool)
     for share in SHARES:
-        holds = holds & (lacking(share) <= allowed)
+        holds = holds & (lacking(frozen.answers(deltas * share)) <= allowed)
         best = torch.where(holds, share, best)
         if not holds.any():
             break

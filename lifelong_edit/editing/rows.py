@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -223,6 +224,13 @@ class FrozenRows:
             for layer, delta in zip(self.layers[1:], higher, strict=True):
                 stack.enter_context(replaced_output(self.editable.write(layer), _at_the_pivot(delta)))
             yield
+
+
+def check_descent(settings: Any) -> None:
+    """Raise `RequestError` for settings of a descent (a dataclass of numbers) with which none can be made."""
+    wrong = {name: value for name, value in asdict(settings).items() if not 0 <= value < float("inf")}
+    if wrong or settings.steps < 1 or settings.facts_per_pass < 1 or settings.rate == 0 or settings.clamp == 0:
+        raise RequestError(f"These target settings make no sense: {wrong or settings}. Give finite positive numbers.")
 
 
 def tail(editable: EditableModel, group: Sequence[EditRequest]) -> int:

@@ -6,18 +6,18 @@ the Fisher information of the written vector. To second order a change of it by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment, SecondMoment
 from lifelong_edit.editing.second_moments import moment_bytes, read_moment
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured, replaced_output
+from lifelong_edit.model.tokens import batches, right_padded
 
 GRADIENTS = "gradients"
 ROW, TOKENS_PER_PASS = 128, 512
@@ -31,17 +31,19 @@ def collected_sensitivities(
 
     About `tokens` tokens of each are read: long texts in rows of 128, short ones by themselves.
     """
-    generator, wanted = torch.Generator().manual_seed(seed), sorted(layers)
+    generator, wanted, read = torch.Generator().manual_seed(seed), sorted(layers), 0
     total = {layer: torch.zeros((), dtype=torch.float64) for layer in wanted}
     for texts in corpora:
         moments = {layer: RunningSecondMoment(editable.shape(layer)[0]) for layer in wanted}
-        for rows in _passes(_rows(editable, texts, tokens)):
-            for layer, gradients in _gradients(editable, wanted, rows, generator).items():
+        rows = _rows(editable, texts, tokens)
+        for numbers in batches(rows, TOKENS_PER_PASS):
+            batch = [rows[number] for number in numbers]
+            for layer, gradients in _gradients(editable, wanted, batch, generator).items():
                 moments[layer].add(gradients)
         for layer, moment in moments.items():
             own = moment.value().matrix
             total[layer] = total[layer] + own * len(own) / own.trace() / len(corpora)
-    read = sum(map(len, corpora))
+        read += sum(map(len, rows))
     return {n: moment_bytes(SecondMoment(s, read), {"of": GRADIENTS, "layer": n}) for n, s in total.items()}
 
 
@@ -82,23 +84,12 @@ def _rows(editable: EditableModel, texts: Sequence[str], tokens: int) -> list[li
     return rows
 
 
-def _passes(rows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """The rows in batches of about `TOKENS_PER_PASS` tokens, those of like length together."""
-    batch: list[list[int]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > TOKENS_PER_PASS:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
-
-
 def _gradients(
     editable: EditableModel, layers: Sequence[int], rows: Sequence[list[int]], generator: torch.Generator
 ) -> dict[int, Tensor]:
     """g at every token of the rows, to each layer [tokens, d_out]; the model is left as it was."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=editable.pad_id)
-    real = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+    ids, mask = (padded.to(editable.device) for padded in right_padded(rows))
+    real = mask.bool()
     lowest: list[Tensor] = []
 
     def begin(output: Tensor) -> Tensor:
@@ -109,12 +100,9 @@ def _gradients(
         higher = [stack.enter_context(captured(editable.write(layer))) for layer in layers[1:]]
         stack.enter_context(replaced_output(editable.write(layers[0]), begin))
         with editable.hurried():
-            logits = editable.model(
-                input_ids=ids.to(editable.device), attention_mask=real.long().to(editable.device), use_cache=False
-            ).logits
-        said = logits[real.to(editable.device)].float()
+            logits = editable.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        said = logits[real].float()
         drawn = torch.multinomial(said.detach().cpu().softmax(-1), 1, generator=generator)[:, 0].to(said.device)
         surprise = torch.nn.functional.cross_entropy(said, drawn, reduction="sum")
         gradients = torch.autograd.grad(surprise, [lowest[0], *(seen.output for seen in higher)])
-    kept = real.to(editable.device)
-    return {layer: gradient[kept] for layer, gradient in zip(layers, gradients, strict=True)}
+    return {layer: gradient[real] for layer, gradient in zip(layers, gradients, strict=True)}

@@ -15,7 +15,7 @@ What delta cannot reach is computed once (`rows.FrozenRows`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -23,8 +23,7 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import Average, Forms, check_finite, halved, prefixed
-from lifelong_edit.editing.rows import FrozenRows, norm, passes, tail
-from lifelong_edit.errors import RequestError
+from lifelong_edit.editing.rows import FrozenRows, check_descent, norm, passes, tail
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 
@@ -52,9 +51,7 @@ class TargetSettings:
     confidence: ClassVar[float] = 0.85
 
     def __post_init__(self) -> None:
-        wrong = {name: value for name, value in asdict(self).items() if not 0 <= value < float("inf")}
-        if wrong or self.steps < 1 or self.facts_per_pass < 1 or self.rate == 0 or self.clamp == 0:
-            raise RequestError(f"These target settings make no sense: {wrong or self}. Give finite positive numbers.")
+        check_descent(self)
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The layer edited in a model of this depth: at a fifth of it, where MEMIT edits GPT-J and Llama."""

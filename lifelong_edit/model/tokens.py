@@ -264,9 +264,9 @@ def predictions(
     Yields, in no fixed order, a row's number, its tokens' log-probabilities (nats, float32) and whether each is the top
     token, both [tokens] on the CPU. They do not depend on the batching.
     """
-    for numbers in _batches(rows):
+    for numbers in batches(rows):
         # Only positions before a wanted token get logits: the head over the vocabulary is most of a small model's cost.
-        ids, mask = _right_padded([rows[number] for number in numbers])
+        ids, mask = right_padded([rows[number] for number in numbers])
         begins = torch.tensor([firsts[number] for number in numbers])
         wanted = (torch.arange(ids.shape[1])[None] >= begins[:, None]) & mask.bool()
         row, column = wanted.nonzero(as_tuple=True)  # [M], row by row
@@ -286,22 +286,22 @@ def next_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[l
 
     Log-probabilities are in nats, float32, on the CPU.
     """
-    for numbers in _batches(rows):
-        ids, mask = _right_padded([rows[number] for number in numbers])
+    for numbers in batches(rows):
+        ids, mask = right_padded([rows[number] for number in numbers])
         logits = _logits(model, ids, mask, torch.arange(len(ids)), mask.sum(1) - 1)
         yield numbers, logits.log_softmax(-1).cpu()
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Batch the rows, the longest first, so that a padded batch fills the budget; gives row numbers."""
+def batches(rows: Sequence[Row], budget: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Batch the rows, the longest first, so that a padded batch fills the budget of tokens; gives row numbers."""
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
     while order:
-        size = max(1, TOKENS_PER_BATCH // len(rows[order[0]]))
+        size = max(1, budget // len(rows[order[0]]))
         yield order[:size]
         order = order[size:]
 
 
-def _right_padded(rows: list[Row]) -> tuple[Tensor, Tensor]:
+def right_padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Pad rows on the right: ids and mask [B, T]."""
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])

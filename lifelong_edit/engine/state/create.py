@@ -76,9 +76,8 @@ def found(
     store = Store.create(path)
     try:
         scratch = store.layout.statistics
-        sensitivities = _sensitivities(
-            editable, settings, text, prompts
-        )  # moments go on where they were, and these do not
+        # First: an interrupted collection of moments goes on where it was, and this begins anew.
+        sensitivities = _sensitivities(editable, settings, text, prompts)
         if kind.needs_moments:
             moments = _with_texts(moments, editable, base, settings, text, prompts, scratch, progress)
         contexts = _contexts(editable, settings, text or ())
