@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,9 @@ def new_editor(
     fixed = {"layers": (0,), "contexts": 1, "target": QUICK, "ridge": 0.5, "halvings": 0, "norm_limit": None}
     settings = EditorSettings(**{**fixed, **choices})
     return LifelongEditor.create(folder, editable, settings, text)
+
+
+def write_requests(path: Path, requests: Sequence[EditRequest]) -> str:
+    """Write the requests as a .jsonl file; gives its path."""
+    path.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in requests), encoding="utf-8")
+    return str(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from typer.testing import CliRunner
 from lifelong_edit.cli.main import app
 from lifelong_edit.editing.profile import PROFILE
 from lifelong_edit.editing.targets import TargetSettings
-from lifelong_edit.facts import EditRequest
 from lifelong_edit.store import Entry, Store
-from tests.samples import REQUESTS, TEXT, lively_editable
+from tests.samples import REQUESTS, TEXT, lively_editable, write_requests
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,6 @@ class Place:
     def entries(self) -> list[Entry]:
         with Store.open(self.store, read_only=True) as store:
             return store.ledger.entries()
-
-
-def write_requests(path: Path, requests: Sequence[EditRequest]) -> str:
-    """The requests as a .jsonl file; gives its path."""
-    path.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in requests), encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import pytest
 
 from lifelong_edit.engine.change import commit as committing
 from lifelong_edit.facts import EditRequest
-from tests.cli.conftest import Place, write_requests
+from tests.cli.conftest import Place
 from tests.obstacles import endless, in_memory_of
-from tests.samples import REQUESTS
+from tests.samples import REQUESTS, write_requests
 
 
 def test_a_file_is_one_commit_and_applied_once(place: Place, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lifelong_edit.datasets.jsonl import read_requests
 from lifelong_edit.escapes import printable, printable_json, printable_lines
 from lifelong_edit.facts import EditRequest
-from tests.cli.conftest import Place, write_requests
+from tests.cli.conftest import Place
+from tests.samples import write_requests
 
 BIDI = "\u202eevil\u2066\u200f\u2028"  # a request may hold these, and no control characters
 STEERING = f"\x1b[2J\x9b31m\r\n{BIDI}"

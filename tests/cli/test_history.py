@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lifelong_edit.facts import EditRequest
-from tests.cli.conftest import Place, write_requests
+from tests.cli.conftest import Place
+from tests.samples import write_requests
 
 
 def test_the_log_is_newest_first_with_who_when_why_and_tags(made: Place) -> None:

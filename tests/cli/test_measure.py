@@ -8,8 +8,8 @@ import pytest
 
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.tracking import honest
-from tests.cli.conftest import Place, write_requests
-from tests.samples import REQUESTS
+from tests.cli.conftest import Place
+from tests.samples import REQUESTS, write_requests
 
 
 def test_a_measurement_is_entered_and_a_dry_one_is_not(place: Place) -> None:

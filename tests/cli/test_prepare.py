@@ -9,9 +9,9 @@ import pytest
 
 from lifelong_edit.datasets.jsonl import open_source, read_requests
 from lifelong_edit.facts import EditRequest
-from tests.cli.conftest import Done, Place, command, write_requests
+from tests.cli.conftest import Done, Place, command
 from tests.datasets.specimens import SPECIMENS, ZSRE
-from tests.samples import REQUESTS
+from tests.samples import REQUESTS, write_requests
 
 PLAIN = {"target_new": "Oran", "relation_id": "P551"}
 

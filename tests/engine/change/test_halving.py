@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from lifelong_edit.tracking.budget import Budget, OnRed
 from lifelong_edit.tracking.health import HealthLimits, Limit
 from tests.engine.editors import base_model, digest, edited
 from tests.reliability.engines import Killed, drop, dying
-from tests.samples import REQUESTS
+from tests.samples import REQUESTS, write_requests
 
 ANYTHING = HealthLimits(*[Limit(1e6, 1e6)] * 7)
 HALVE = Budget(every=2, limits=ANYTHING, on_red=OnRed.halve)
@@ -28,9 +27,7 @@ HALVE = Budget(every=2, limits=ANYTHING, on_red=OnRed.halve)
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "edits.jsonl"
-    path.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in REQUESTS), encoding="utf-8")
-    return path
+    return Path(write_requests(tmp_path / "edits.jsonl", REQUESTS))
 
 
 @pytest.fixture

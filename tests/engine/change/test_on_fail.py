@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from lifelong_edit.errors import NotSaid, RequestError
 from lifelong_edit.tracking.unsaid import OnFail
 from tests.engine.editors import MEMORIES, base_model, digest, edited, new_editor
 from tests.reliability.engines import Killed, drop, dying
-from tests.samples import REQUESTS
+from tests.samples import REQUESTS, write_requests
 
 BATCH = 2
 FAILING = {"emile", "ana", "kessel"}  # one of the first batch, none of the second, all of the third
@@ -36,9 +35,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "edits.jsonl"
-    path.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in REQUESTS), encoding="utf-8")
-    return path
+    return Path(write_requests(tmp_path / "edits.jsonl", REQUESTS))
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lifelong_edit import EditRequest
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.change import commit as committing
@@ -18,7 +15,7 @@ from lifelong_edit.engine.change.commit import Commit
 from lifelong_edit.world.requests import edit_requests
 from tests.engine.change.test_refit import LARGE, TINY, WORLD
 from tests.engine.editors import base_model, digest, new_editor
-from tests.samples import REQUESTS
+from tests.samples import REQUESTS, write_requests
 
 
 @pytest.fixture
@@ -35,15 +32,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seqs
 
 
-def write(folder: Path, requests: Sequence[EditRequest]) -> Path:
-    path = folder / "edits.jsonl"
-    path.write_text("".join(json.dumps(request.to_dict()) + "\n" for request in requests), encoding="utf-8")
-    return path
-
-
 def streamed(folder: Path, relax: int) -> None:
     with new_editor(folder / "store", base_model(), memory="joint", halvings=1) as editor:
-        list(editor.stream(write(folder, REQUESTS), batch=1, relax=relax))
+        list(editor.stream(write_requests(folder / "edits.jsonl", REQUESTS), batch=1, relax=relax))
 
 
 @pytest.mark.parametrize("every", [4, 10])
@@ -68,7 +59,7 @@ def test_zero_is_never(tmp_path: Path, asked: list[int]) -> None:
 
 def test_a_short_stream_brings_its_faded_facts_back_and_once(tmp_path: Path) -> None:
     settings = EditorSettings(ridge=LARGE, halvings=1, contexts=1)
-    source = write(tmp_path, edit_requests(WORLD, 8, 0))
+    source = write_requests(tmp_path / "edits.jsonl", edit_requests(WORLD, 8, 0))
     with LifelongEditor.create(tmp_path / "whole", TINY, settings, dtype=torch.float32) as whole:
         done = list(whole.stream(source, batch=4))
         silent = [commit.failed for commit in done[:2]]
