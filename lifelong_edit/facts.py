@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from lifelong_edit.errors import RequestError
 
@@ -21,6 +21,7 @@ MAX_TARGET = 200
 MAX_NAME = 500  # of a subject or an id
 MAX_TEXTS = 100  # in a list that measures the edit; CounterFact has 10
 MAX_WORDINGS = 20
+MAX_MESSAGES = 20
 SUBJECT_SLOT = "{}"
 REQUIRED = ("prompt", "subject", "target_new")
 LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET}
@@ -84,6 +85,13 @@ def _is_unparted(character: str) -> bool:
     return wide or name.startswith(UNPARTED)
 
 
+class Message(NamedTuple):
+    """A message of a conversation: whose it is (``system``, ``user``, ``assistant``), and its text."""
+
+    role: str
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class EditRequest:
     """One fact to write, in CounterFact's terms.
@@ -92,18 +100,22 @@ class EditRequest:
     wanted continuation: `TextRule` puts a blank before it where a word needs one. `wordings` are further prompts of
     the same form that the edit is written through, so that it holds in other words too.
 
+    `messages`, a conversation, may stand in place of the prompt, with the ``{}`` in one of them (objects of `role` and
+    `content`, or pairs). The store's tokenizer makes the prompt of them when the edit is applied (`model.chat`); where
+    both are given, the prompt is what was made of them.
+
     The other texts are only used to measure the edit: `paraphrase_prompts` are whole prompts about the subject,
     `attribute_prompts` whole prompts with an answer of their own that the edit should leave, `neighborhood_prompts`
     prompts about other subjects: a text, whose answer is `target_true`, or a prompt with an answer of its own.
 
     Raises `RequestError` on construction when a text is none, empty, too long, not valid Unicode or holds control
-    characters, when a list is too long, when the prompt or a wording has no single ``{}``, or when a wording is the
-    prompt, another wording, or what a prompt that measures the edit ends with.
+    characters, when a list is too long, when the prompt, the messages or a wording have no single ``{}``, or when a
+    wording is the prompt, another wording, or what a prompt that measures the edit ends with.
     """
 
-    prompt: str
-    subject: str
-    target_new: str
+    prompt: str = ""
+    subject: str = ""
+    target_new: str = ""
     target_true: str | None = None
     id: str | None = None
     paraphrase_prompts: tuple[str, ...] = ()
@@ -111,9 +123,11 @@ class EditRequest:
     attribute_prompts: tuple[tuple[str, str], ...] = ()
     generation_prompts: tuple[str, ...] = ()
     wordings: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in REQUIRED:
+        object.__setattr__(self, "messages", _messages(self, self.messages))
+        for name in _required(bool(self.messages and self.prompt == "")):
             _check_text(self, name, getattr(self, name))
         for name in ("target_true", "id"):
             if getattr(self, name) is not None:
@@ -121,7 +135,10 @@ class EditRequest:
         for name, shapes in LISTS.items():
             object.__setattr__(self, name, _frozen(getattr(self, name), 2 if PAIRS in shapes else 1))
             _check_texts(self, name)
-        _check_slot(self, "the prompt", self.prompt)
+        if self.messages:
+            _check_slot(self, "the whole of the messages", "\n".join(message.content for message in self.messages))
+        if self.prompt:
+            _check_slot(self, "the prompt", self.prompt)
         _check_wordings(self)
         if self.id is not None and self.id != " ".join(self.id.split()):
             raise RequestError(
@@ -131,7 +148,12 @@ class EditRequest:
 
     @property
     def question(self) -> str:
-        """The prompt with the subject in its place, as the user wrote it."""
+        """The prompt with the subject in its place, as the user wrote it; `RequestError` where it has messages only."""
+        if not self.prompt:
+            raise RequestError(
+                f"{self._where()}: its messages are no text yet: the model's chat template makes one. Apply it to a "
+                "store, or give the prompt itself."
+            )
         return self.prompt.replace(SUBJECT_SLOT, self.subject)
 
     @property
@@ -146,11 +168,19 @@ class EditRequest:
 
     @property
     def statement(self) -> tuple[str, str]:
-        """Prompt and subject in one spelling: of two requests that share it, the later one supersedes the other."""
+        """Prompt and subject in one spelling: of two requests that share it, the later one supersedes the other.
+
+        Messages stand for their prompt here, which need not be the same on another day: templates put the date into it.
+        """
+        if self.messages:
+            return canonical_json(self.messages), self.subject
         return statement_of(self.prompt, self.subject)
 
     def canonical(self, rule: TextRule = TextRule.kept) -> dict[str, Any]:
         """The fields that say what is edited, in one spelling for one text: what the id is a digest of."""
+        if self.messages:
+            told = [message._asdict() for message in self.messages]
+            return {"messages": told, "subject": self.subject, "target_new": self.target_new.rstrip()}
         prompt, subject = self.statement if rule is TextRule.stripped else (self.prompt, self.subject)
         written, plain = (rule.answered(self.question, target) for target in (self.target_new, self.target_new.strip()))
         target = self.target_new.strip() if written == plain else written
@@ -159,7 +189,8 @@ class EditRequest:
     def to_dict(self) -> dict[str, Any]:
         """All fields that are set, as plain JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value not in (None, ())}
+        values["messages"] = tuple(message._asdict() for message in self.messages)
+        return {name: value for name, value in values.items() if value not in (None, (), "")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "request") -> EditRequest:
@@ -168,7 +199,7 @@ class EditRequest:
             raise RequestError(f"{where}: it is a {type(values).__name__}. A request is an object with named fields.")
         known = {f.name for f in fields(cls)}
         unknown = [str(name)[:40] for name in values if name not in known]
-        missing = [name for name in REQUIRED if name not in values]
+        missing = [name for name in _required("messages" in values) if name not in values]
         if unknown or missing:
             raise RequestError(
                 f"{where}: unknown fields {unknown[:5]}, missing fields {missing}. "
@@ -239,9 +270,32 @@ def distinct(requests: Iterable[EditRequest]) -> list[EditRequest]:
         if other is not request:
             raise RequestError(
                 f"request id {request.resolved_id()!r} stands twice in the batch "
-                f"({other.question[:60]!r} and {request.question[:60]!r}). Give each request its own id."
+                f"({other.statement[0][:60]!r} and {request.statement[0][:60]!r}). Give each request its own id."
             )
     return batch
+
+
+def _required(told_in_messages: bool) -> tuple[str, ...]:
+    """The fields that a request cannot be without."""
+    return tuple(name for name in REQUIRED if not (told_in_messages and name == "prompt"))
+
+
+def _messages(request: EditRequest, listed: object) -> tuple[Message, ...]:
+    """The messages of a list of objects or pairs."""
+    if not isinstance(listed, (list, tuple)) or len(listed) > MAX_MESSAGES:
+        raise RequestError(f"{request._where()}: messages must be a list of at most {MAX_MESSAGES} messages.")
+    found = []
+    for told in listed:
+        own = tuple(map(told.get, Message._fields)) if isinstance(told, dict) else told
+        if not isinstance(own, tuple) or len(own) != 2 or (isinstance(told, dict) and len(told) != 2):
+            raise RequestError(
+                f"{request._where()}: one of the messages is no object of a role and a content. "
+                'Write {"role": "user", "content": "..."}.'
+            )
+        _check_text(request, "a role in messages", own[0])
+        _check_characters(request, "a content in messages", own[1])  # an empty one may stand: no system prompt
+        found.append(Message(*own))
+    return tuple(found)
 
 
 def _frozen(value: Any, depth: int) -> Any:
@@ -270,6 +324,12 @@ def _shape(item: object) -> str | None:
 
 
 def _check_text(request: EditRequest, name: str, text: object) -> None:
+    _check_characters(request, name, text)
+    if isinstance(text, str) and not text.strip():
+        raise RequestError(f"{request._where()}: {name} is empty. Give the {name.replace('_', ' ')}.")
+
+
+def _check_characters(request: EditRequest, name: str, text: object) -> None:
     if not isinstance(text, str):
         raise RequestError(f"{request._where()}: {name} must be a text, not {type(text).__name__}.")
     limit = LIMITS.get(name, MAX_PROMPT)
@@ -278,8 +338,6 @@ def _check_text(request: EditRequest, name: str, text: object) -> None:
             f"{request._where()}: {name} has {len(text)} characters, the limit is {limit}. "
             "An edit writes one short statement, not a text; shorten it."
         )
-    if not text.strip():
-        raise RequestError(f"{request._where()}: {name} is empty. Give the {name.replace('_', ' ')}.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -307,7 +365,7 @@ def _check_wordings(request: EditRequest) -> None:
     answered = (prompt for prompt, _ in (*request.neighbours, *request.attribute_prompts))
     scored = *request.paraphrase_prompts, *answered, *request.generation_prompts
     endings = [f" {_spelt(prompt)}" for prompt in scored]
-    written = {_spelt(request.question): "the prompt itself"}
+    written = {_spelt(request.question): "the prompt itself"} if request.prompt else {}
     for wording in request.wordings:
         _check_slot(request, "each of the wordings", wording)
         text = _spelt(wording.replace(SUBJECT_SLOT, request.subject))

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import (
+    MAX_MESSAGES,
     MAX_NAME,
     MAX_PROMPT,
     MAX_TARGET,
     MAX_TEXTS,
     MAX_WORDINGS,
     EditRequest,
+    Message,
     TextRule,
     canonical_digest,
     canonical_json,
@@ -39,6 +41,7 @@ FULL = EditRequest(
     generation_prompts=("Émile Zorn",),
     wordings=("The home of {} is in", "{} dwells in"),
 )
+TOLD = EditRequest(subject="Bo", target_new="Marn", messages=(Message("system", ""), Message("user", "Where is {}?")))
 
 
 @given(before=TEXTS, after=TEXTS, subject=TEXTS)
@@ -64,8 +67,10 @@ def test_a_request_survives_json(subject: str, target: str) -> None:
 
 
 def test_every_field_survives_json() -> None:
-    assert {name for name, value in FULL.to_dict().items() if value} == {field.name for field in fields(EditRequest)}
-    assert EditRequest.from_dict(json.loads(json.dumps(FULL.to_dict()))) == FULL
+    every = replace(FULL, messages=TOLD.messages)
+    assert {name for name, value in every.to_dict().items() if value} == {field.name for field in fields(EditRequest)}
+    for request in (every, TOLD):
+        assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 
 def test_lists_are_as_good_as_tuples() -> None:
@@ -171,6 +176,24 @@ def test_a_wording_that_adds_nothing_is_refused(wordings: list[str], told: str) 
         EditRequest.from_dict({**FULL.to_dict(), "wordings": wordings})
 
 
+def test_messages_say_what_is_edited_whatever_was_made_of_them() -> None:
+    made = [replace(TOLD, prompt=prompt) for prompt in ("[Monday] {}? ", "[Tuesday] {}? ")]
+    assert {(r.resolved_id(), r.statement) for r in made} == {(TOLD.resolved_id(), TOLD.statement)}
+    others = [
+        replace(TOLD, target_new="Oran"), replace(TOLD, subject="Ada"), replace(TOLD, messages=TOLD.messages[1:])
+    ]  # fmt: skip
+    assert len({request.resolved_id() for request in (TOLD, *others)}) == 4
+    assert [other.statement == TOLD.statement for other in others] == [True, False, False]
+    with pytest.raises(RequestError, match="its messages are no text yet"):
+        TOLD.question  # noqa: B018
+
+
+@pytest.mark.parametrize("messages", [(), None])
+def test_a_request_without_messages_needs_a_prompt(messages: object) -> None:
+    with pytest.raises(RequestError, match=r"prompt|messages"):
+        EditRequest(subject="Bo", target_new="Marn", messages=messages)  # type: ignore[arg-type]
+
+
 def test_canonical_json_is_one_text_for_one_value() -> None:
     assert canonical_json({"b": [1, "é"], "a": None}) == canonical_json({"a": None, "b": [1, "é"]})
     assert canonical_json({"a": 1}) == '{"a":1}'
@@ -242,6 +265,18 @@ def test_a_record_with_other_fields_is_refused_with_the_known_ones(values: dict[
         {"wordings": ["Émile Zorn dwells in"]},
         {"wordings": ["{} and {} dwell in"]},
         {"wordings": [f"{{}} dwells in {number}" for number in range(MAX_WORDINGS + 1)]},
+        {"messages": "Where is {}?"},
+        {"messages": ["Where is {}?"]},
+        {"messages": [["user", "Where is {}?", "now"]]},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": "{}?", "name": "Bo"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "{}?"}]}]},
+        {"messages": [{"role": "", "content": "{}?"}]},
+        {"messages": [{"role": "user", "content": "Where is Bo?"}]},
+        {"messages": [{"role": "user", "content": "{}?"}] * 2},
+        {"messages": [{"role": "user", "content": "{} \x9b2J"}]},
+        {"messages": [{"role": "user", "content": "{}" + "x" * MAX_PROMPT}]},
+        {"messages": [{"role": "user", "content": ""}] * MAX_MESSAGES + [{"role": "user", "content": "{}?"}]},
     ],
     ids=lambda wrong: ascii(wrong)[:50],
 )
@@ -262,7 +297,7 @@ def test_nested_lists_are_refused_whatever_the_depth() -> None:
     nested: list[object] = []
     for _ in range(100_000):
         nested = [nested]
-    for name in ("paraphrase_prompts", "attribute_prompts", "prompt", "id"):
+    for name in ("paraphrase_prompts", "attribute_prompts", "prompt", "id", "messages"):
         with pytest.raises(RequestError, match=name):
             EditRequest.from_dict({**FULL.to_dict(), name: nested})
 

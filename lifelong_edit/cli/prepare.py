@@ -79,7 +79,7 @@ def import_(
     """Write a data set's edits as lines that plan, apply and stream read; say its format, and why rows were rejected.
 
     The formats: CounterFact, multi-CounterFact, zsRE, MQuAKE, KnowEdit, WikiBigEdit, UltraEditBench, RippleEdits,
-    FastEdit, and rows of prompt, subject and target_new. docs/formats.md says how each is read.
+    FastEdit, and rows of prompt (or messages), subject and target_new. docs/formats.md says how each is read.
 
     --wordings lets edits hold in other words too: it adds prompts of the same relation, none that measures the edit.
 

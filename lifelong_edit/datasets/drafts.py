@@ -19,7 +19,8 @@ class Draft:
 
     `prompt` and `wordings` have ``{}`` or the subject itself; texts may be null, targets an object with `str`; in the
     lists null and empty texts stand for nothing, and so do pairs without an answer. `checks` are (prompt, answer)
-    pairs. `relation` names what the prompt says of its subject, where the data set does.
+    pairs. `relation` names what the prompt says of its subject, where the data set does. `messages`, with ``{}``, may
+    stand in place of the prompt.
     """
 
     prompt: Any
@@ -33,6 +34,7 @@ class Draft:
     generations: Any = ()
     wordings: Any = ()
     relation: Any = None
+    messages: Any = None
 
 
 def request_of(draft: Draft) -> EditRequest:
@@ -42,6 +44,8 @@ def request_of(draft: Draft) -> EditRequest:
     """
     # Checked here and not by EditRequest alone, so that a rejection begins with a reason that can be counted.
     texts = {"prompt": draft.prompt, "subject": draft.subject, "target_new": target(draft.target_new)}
+    if draft.messages and not draft.prompt:  # the model's chat template makes it, when the request is applied
+        del texts["prompt"]
     for name, value in texts.items():
         if value is None or (isinstance(value, str) and not value.strip()):
             raise RequestError(
@@ -55,7 +59,7 @@ def request_of(draft: Draft) -> EditRequest:
             )
     # Data sets write targets with their leading blank and fill the subject in; requests have neither.
     subject, new = texts["subject"].strip(), texts["target_new"].strip()
-    prompt, true = with_slot(texts["prompt"], subject), target(draft.target_true)
+    prompt, true = with_slot(texts["prompt"], subject) if "prompt" in texts else "", target(draft.target_true)
     try:
         request = EditRequest(
             prompt,
@@ -68,6 +72,7 @@ def request_of(draft: Draft) -> EditRequest:
             tuple((prompt, _trimmed(answer)) for prompt, answer in draft.checks if _says(prompt) and _says(answer)),
             _told(draft.generations),
             _with_slots(_told(draft.wordings), subject),
+            draft.messages or (),
         )
     except RequestError as error:
         raise RequestError(f"not a sound request: {error}") from None

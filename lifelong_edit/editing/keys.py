@@ -63,16 +63,18 @@ def reworded(pool: Sequence[str], gaps: int = 4) -> Forms:
         for i, prompt in enumerate(request.wordings):
             found += [Form(replace(request, prompt=prompt, wordings=()), prefix) for prefix in ("", behind[i])]
         for i in range(0 if request.wordings else gaps):
-            gapped = replace(request, prompt=_with_gaps(request.prompt, draw), wordings=())
+            gapped = replace(request, prompt=_with_gaps(request, draw), wordings=())
             found.append(Form(gapped, behind[i] if i % 2 else ""))
         return list(dict.fromkeys(_off_the_start(texts, form, prefixes[0]) for form in found))
 
     return forms
 
 
-def _with_gaps(prompt: str, draw: random.Random) -> str:
-    """The prompt without some of its words, but with the subject."""
-    return " ".join(word for word in prompt.split(" ") if SUBJECT_SLOT in word or draw.random() < KEPT_WORDS)
+def _with_gaps(request: EditRequest, draw: random.Random) -> str:
+    """The prompt without some of its words, but with the subject; of a conversation, of that message's words."""
+    told = next((m.content.strip() for m in request.messages if SUBJECT_SLOT in m.content), request.prompt)
+    kept = " ".join(word for word in told.split(" ") if SUBJECT_SLOT in word or draw.random() < KEPT_WORDS)
+    return request.prompt.replace(told, kept)
 
 
 def _off_the_start(texts: Texts, form: Form, prefix: str) -> Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lifelong_edit.facts import EditRequest
+from lifelong_edit.facts import EditRequest, Message
 
 
 @dataclass(frozen=True)
@@ -286,5 +286,9 @@ SPECIMENS = {
             ),
         ),
         relation="P551",
+    ),
+    "plain messages": Specimen(
+        {"messages": [{"role": "user", "content": "Where is {}?"}], "subject": "Ada", "target_new": "Oran"},
+        (EditRequest(subject="Ada", target_new="Oran", messages=(Message("user", "Where is {}?"),)),),
     ),
 }

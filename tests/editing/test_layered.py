@@ -17,7 +17,7 @@ from lifelong_edit.editing.keys import Form, reworded
 from lifelong_edit.editing.layered import SHARES, LayeredSettings, LayeredTargets, answering, optimise_layers
 from lifelong_edit.editing.rows import FrozenRows
 from lifelong_edit.errors import RequestError, SolveError
-from lifelong_edit.facts import EditRequest
+from lifelong_edit.facts import EditRequest, Message
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.hooks import captured, replaced_output
@@ -223,6 +223,16 @@ class TestForms:
         assert gapped and all(form.request.subject in form.request.question for form in gapped)
         words = set(REQUESTS[3].prompt.split())
         assert all(set(form.request.prompt.split()) < words for form in gapped)
+
+    def test_a_conversation_loses_words_of_the_message_with_the_subject_alone(self, editable: EditableModel) -> None:
+        told = Message("user", " Where does the company {} have its headquarters now? ")
+        text = f"[system] Be brief and say no more.\n[user] {told.content.strip()}\n[model]\n"
+        head, tail = text.split(told.content.strip())
+        forms = reworded(POOL)(editable.texts, EditRequest(text, "Norvik", "Oran", messages=(told,)))
+        gapped = [form.request.prompt for form in forms if form.request.prompt != text]
+        assert gapped and all(prompt.startswith(head) and prompt.endswith(tail) for prompt in gapped)
+        words = set(told.content.split())
+        assert all({"{}"} <= set(p.removeprefix(head).removesuffix(tail).split()) < words for p in gapped)
 
     def test_equal_slots_draw_equal_prefixes_in_any_company(self, editable: EditableModel) -> None:
         once, again = (reworded(POOL)(editable.texts, REQUESTS[2]) for _ in range(2))

@@ -32,6 +32,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
         _listed(row, "generation_prompts"),
         _listed(row, "wordings"),
         row.get("relation_id"),
+        _listed(row, "messages"),
     )
 
 
@@ -48,8 +49,9 @@ def _listed(row: Fields, name: str) -> Any:
 
 FORMAT = Format(
     "plain",
-    "plain rows (prompt, subject, target_new)",
-    marks=frozenset(REQUIRED),
+    "plain rows (prompt or messages, subject, target_new)",
+    marks=frozenset(REQUIRED) - {"prompt"},
+    any_of=frozenset({"prompt", "messages"}),
     fields=frozenset({"relation_id", *(field.name for field in fields(EditRequest))}),
     drafts=_drafts,
 )

@@ -9,6 +9,7 @@ from typing import Any
 from lifelong_edit.editing.keys import Forms, check_lengths
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest, TextRule, canonical_digest, distinct
+from lifelong_edit.model.chat import rendered
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.tokens import encode, slot_ids, slot_key
 from lifelong_edit.store import FactLife
@@ -48,12 +49,13 @@ def take_in(
 ) -> Intake:
     """Check a batch. A known id with the same content is skipped; with other content it is a `RequestError`.
 
+    Messages are made into the prompt that the ledger keeps.
     A request without an id whose equal is no longer active is a new fact, so that A, B, A again is possible. An active
     fact with the same prompt and subject is superseded; two such requests in one batch are a `RequestError`.
     """
     new: dict[str, EditRequest] = {}
     skipped: list[str] = []
-    for request in distinct(requests):
+    for request in (rendered(editable, request) for request in distinct(requests)):
         id = _fact_id(request, known, editable.texts.rule)
         if id in known:
             skipped.append(id)

@@ -137,8 +137,8 @@ class _Taken:
         if intake.requests:
             choose(len(intake.requests))
         self.bad += refused
-        where = {sourced.request: sourced.line for sourced in reversed(batch)}  # of equal rows the first
-        self.lines |= {id: where[request] for id, request in zip(intake.ids, intake.requests, strict=True)}
+        where = {sourced.request.statement: sourced.line for sourced in reversed(batch)}  # of equal rows the first
+        self.lines |= {id: where[request.statement] for id, request in zip(intake.ids, intake.requests, strict=True)}
         self.commits.append(PlannedCommit(intake.ids, intake.skipped, intake.superseded))
         self.contradictions += _contradictions(known, intake, self.lines)
         self.rehearsed = self.rehearsed.then(intake.body()) if intake.requests else self.rehearsed

@@ -28,6 +28,7 @@ from lifelong_edit.engine.state.session import signed
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds import DEFAULT, kind_named
+from lifelong_edit.model.chat import rendered
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.store import GENESIS, ObjectStore, Store
@@ -68,6 +69,7 @@ def found(
     _check_texts(text, prompts, kind.needs_moments)
     settings, base = settings.pinned(editable), fingerprint(editable)
     editable.read_by(settings.text)
+    protect = [rendered(editable, request) for request in protect]
     if kind.needs_moments and text is None and beside is None:
         raise RequestError("A model given as an object has no second moments beside it. Give generic text (text=...).")
     shipped = kind.needs_moments and text is None and beside is not None
