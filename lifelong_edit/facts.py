@@ -248,6 +248,12 @@ def with_slot(prompt: str, subject: str) -> str:
     )
 
 
+def parted(statement: str) -> tuple[str, str] | None:
+    """A true statement as a prompt and its answer, the last word; None where blanks part no word off."""
+    prompt, _, word = statement.strip().rstrip(".!").rpartition(" ")
+    return (prompt.rstrip(), word) if prompt.strip() and word else None
+
+
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no blanks, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -18,6 +18,7 @@ from lifelong_edit.cli.text import (
     facts_lines,
     full_text,
     ids_in,
+    init_lines,
     listed,
     number,
     one_line,
@@ -77,6 +78,7 @@ def status(
         "tags": {name: seq for seq, names in tags.items() for name in names},
         "fingerprint": seen.entries[0].body["fingerprint"],
         "config": config,
+        **{name: seen.entries[0].body.get(name) for name in ("profile", "known")},
         "strays": {"files": len(strays), "bytes": sum(stray.size for stray in strays)},
         **({"list": list(seen.history.facts.values())} if facts else {}),
     }
@@ -141,7 +143,7 @@ def _fact(seen: OpenStore, name: str) -> FactLife | None:
 def _entry_text(seen: OpenStore, entry: Entry) -> str:
     """Write out an entry: actor, time and reason, its facts, its digests, the software that made it."""
     then = History.of(seen.entries[: entry.seq + 1]).facts
-    lines = [full_text(entry, tags_of(seen.entries)), ""]
+    lines = [full_text(entry, tags_of(seen.entries)), *(init_lines(entry) if entry.kind == "init" else ()), ""]
     named = {"facts": DONE.get(entry.kind, "named"), "restored": "active again", "superseded": "superseded"}
     for name, told in named.items():
         lines += facts_lines([then[id] for id in ids_in(entry, name)], told)
@@ -156,6 +158,7 @@ def _status_text(seen: OpenStore, document: Mapping[str, Any]) -> str:
     rows = {
         "store": f"{document['store']}, format {document['format']}",
         "settings": summary(seen.entries[0]),
+        "base": "; ".join(init_lines(seen.entries[0])),
         "facts": ", ".join(f"{count} {name}" for name, count in facts.items()),
         "not said": f"{counted(len(silent), 'active fact')}: {listed(list(silent))}"
         if (silent := document["unsaid"])

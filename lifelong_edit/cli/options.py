@@ -47,6 +47,11 @@ Probe = Annotated[
 ]
 Facts = Annotated[list[str] | None, typer.Argument(metavar="FACT", help="Ids of facts, or how they begin.")]
 
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", help="A profile: its file, or the name of one that ships; by default the model's own."),
+]
+
 STORE = Path("store")
 CPU = "cpu"
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong_edit.cli import options
-from lifelong_edit.cli.text import SHORT, counted, entry_document, listed, print_result, progress, summary, table
+from lifelong_edit.cli.text import (
+    SHORT,
+    counted,
+    entry_document,
+    init_lines,
+    listed,
+    print_result,
+    progress,
+    summary,
+    table,
+)
 from lifelong_edit.datasets.jsonl import read_lines, read_text
 from lifelong_edit.defaults import METHOD
 from lifelong_edit.errors import RequestError
@@ -47,6 +57,7 @@ def init(
     prompt_share: Annotated[
         float | None, typer.Option(help="What share of the second moments they make up; by default .5.")
     ] = None,
+    profile: options.Profile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check model, choices and text; make nothing.")] = False,
     actor: options.Actor = None,
     reason: options.Reason = None,
@@ -72,19 +83,22 @@ def init(
         "norm_limit": norm_limit,
         "prompt_share": prompt_share,
     }
-    settings, watched = _settings(model, choices), None if watch is None else read_watch(watch)
+    settings, watched = _settings(choices), None if watch is None else read_watch(watch)
     stated = None if prompts is None else read_lines(prompts)
     if dry_run:
-        return _preview_init(model, store, settings, text, watched, stated, dtype, device, as_json)
+        return _preview_init(model, store, settings, profile, text, watched, stated, dtype, device, as_json)
     texts, number = _texts(text), options.torch_dtype(dtype)
     options.hide_loading_bars()
     with (
         progress("token") as told,
         LifelongEditor.create(
-            store, model, settings, texts, actor, reason, told, number, device, watched, method=method, prompts=stated
+            store, model, settings, texts, actor, reason, told, number, device, watched, method=method, prompts=stated,
+            profile=profile,
         ) as made,
-    ):
-        print_result(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\nhead {made.head.digest}")
+    ):  # fmt: skip
+        unasked = [] if stated else ["what the base knows is not measured: no --prompts"]
+        about = "\n".join([*init_lines(made.head), *unasked, f"head {made.head.digest}"])
+        print_result(as_json, entry_document(made.head, {}), f"{store}: {summary(made.head)}\n{about}")
 
 
 def stats(
@@ -104,6 +118,7 @@ def stats(
 
     Example: lifelong-edit stats --model checkpoints/tiny-world
     """
+    from lifelong_edit.editing.profile import suited
     from lifelong_edit.editing.second_moments import beside_model, collected_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
@@ -113,7 +128,7 @@ def stats(
     base = fingerprint(editable)
     if text is None:
         return _show(folder, base, as_json)
-    settings = _settings(model, {"layers": layer or None})
+    settings = suited(_settings({"layers": layer or None}), model)
     layers = settings.resolved(editable)
     wanted = settings.statistics if tokens is None else replace(settings.statistics, tokens=tokens)
     paths, texts = [beside_model(folder, number) for number in layers], _texts(text) or []
@@ -157,12 +172,11 @@ def read_watch(path: Path) -> Watch:
         raise RequestError(f"{path} names nothing to watch: {error}. Write {WATCH_HELP[32:]}") from error
 
 
-def _settings(model: Path, choices: dict[str, Any]) -> EditorSettings:
-    """What goes with the model, and what is chosen otherwise."""
-    from lifelong_edit.editing.profile import suited
+def _settings(choices: dict[str, Any]) -> EditorSettings:
+    """What is chosen; the rest is left open."""
     from lifelong_edit.editing.settings import EditorSettings
 
-    return suited(EditorSettings(**{name: value for name, value in choices.items() if value is not None}), model)
+    return EditorSettings(**{name: value for name, value in choices.items() if value is not None})
 
 
 def _texts(path: Path | None) -> Sequence[str] | None:
@@ -175,6 +189,7 @@ def _preview_init(
     model: Path,
     store: Path,
     settings: EditorSettings,
+    named: str | None,
     text: Path | None,
     watch: Watch | None,
     prompts: Sequence[str] | None,
@@ -183,6 +198,7 @@ def _preview_init(
     as_json: bool,
 ) -> None:
     """Check model, settings, text and watch as `init` does, and print what it would make."""
+    from lifelong_edit.editing.profile import profile_for
     from lifelong_edit.editing.second_moments import shipped_moments
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.model.fingerprint import fingerprint
@@ -192,6 +208,10 @@ def _preview_init(
         raise RequestError(f"{store} is not empty. Give a new folder, or go on with an interrupted init without this.")
     options.hide_loading_bars()
     editable = EditableModel.open(model, options.torch_dtype(dtype), device)
+    profile = profile_for(model, named)
+    if profile is not None:
+        profile.check(editable)
+        settings = profile.filling(settings)
     pinned, base, texts = settings.pinned(editable), fingerprint(editable), _texts(text)
     if texts is None:
         shipped_moments(model, {layer: editable.shape(layer)[1] for layer in pinned.layers}, base)
@@ -199,7 +219,8 @@ def _preview_init(
     source = "second moments beside the model" if texts is None else f"{counted(len(texts), 'paragraph')} of {text}"
     watching = "" if watch is None else f"; the base says {said} of {counted(len(watch.facts), 'watched fact')}"
     share = "" if prompts is None else f", {settings.prompt_share:g} of C from {counted(len(prompts), 'prompt')}"
-    choices = f"layers {listed([str(n) for n in pinned.layers])}, {source}{share}{watching}"
+    suited = "" if profile is None else f", by the profile {printable(profile.name)}"
+    choices = f"layers {listed([str(n) for n in pinned.layers])}{suited}, {source}{share}{watching}"
     told = f"{store} would be made: {choices}. Nothing is made."
     print_result(as_json, {"store": store, "fingerprint": base, "config": pinned.to_dict(), "watched": said}, told)
 

@@ -177,6 +177,23 @@ def summary(entry: Entry) -> str:
     return ", ".join([*told, *others, *back]) + (f": {listed(named, 5)}" if named else "") + lost
 
 
+def init_lines(entry: Entry) -> list[str]:
+    """What the first entry says of the profile that was taken, and of what the base knows of the prompts given."""
+    profile, known = entry.body.get("profile"), entry.body.get("known")
+    lines = [f"settings by the profile {printable(profile['name'])} {profile['digest'][:SHORT]}"] if profile else []
+    if known is None:
+        return lines
+    told = f"the base says {known['said']} of {counted(known['asked'], 'prompt')}"
+    if not known["said"]:
+        return [*lines, told]
+    (low, middle, high), (least, margin, most) = known["probability"], known["margin"]
+    return [
+        *lines,
+        f"{told}: half of these with a probability of {low:.2f} to {high:.2f} (median {middle:.2f}), "
+        f"{least:.1f} to {most:.1f} nats above anything else (median {margin:.1f})",
+    ]
+
+
 def metric_means(entry: Entry) -> list[tuple[str, float, int]]:
     """Each metric that an entry has scores of, with its mean over all cohorts and how many facts that are."""
     found: dict[str, list[tuple[float, int]]] = {}

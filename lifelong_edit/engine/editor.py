@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lifelong_edit.defaults import EFFICACY, HALVINGS, METHOD, PROBED
-from lifelong_edit.editing.profile import suited
+from lifelong_edit.editing.profile import profile_for
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine.change import bodies
@@ -60,10 +60,12 @@ class LifelongEditor(Reader):
         memory_kind: str = DEFAULT,
         method: str = "memit",
         prompts: Sequence[str] | None = None,
+        profile: str | Path | None = None,
     ) -> LifelongEditor:
         """A new store in the new or empty folder `path`, for `model`: a folder, an `EditableModel` or a loaded pair.
 
-        What `settings` leave open is taken from a profile in the model's folder (`lifelong_edit.json`).
+        What `settings` leave open is taken from `profile`, a file or the name of one that ships with the package, by
+        default from that in the model's folder (`lifelong_edit.json`), if there is one.
         A folder is loaded onto `device`, in its own dtype unless one is given; float32 keeps small edits that bfloat16
         rounds off. A model given as an object is frozen and put into evaluation mode. `text` is generic text to take
         second moments from; without it those beside the model are used. `progress` is told how many of the wanted
@@ -76,10 +78,11 @@ class LifelongEditor(Reader):
         """
         editable = opened(model, dtype, device)
         beside = Path(model) if isinstance(model, (str, Path)) else None
-        folder, given = Path(path), suited(settings or EditorSettings(), beside)
+        suiting, given = profile_for(beside, profile), settings or EditorSettings()
         store = found(
-            folder, editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind, method, prompts
-        )
+            Path(path), editable, beside, given, text, actor, reason, progress, watch, protect, memory_kind, method,
+            prompts, suiting,
+        )  # fmt: skip
         return cls(store, editable)
 
     def apply(

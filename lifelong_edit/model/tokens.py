@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -243,6 +243,7 @@ def _known(tokenizer: Tokenizer, ids: list[int], target: str) -> list[int]:
 
 
 TOKENS_PER_BATCH = 4_096
+LEADS_PER_BATCH = 1_024  # where every position of a row may be asked: logits are [tokens, vocabulary]
 Row = Sequence[int]
 
 
@@ -290,6 +291,44 @@ def next_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[l
         ids, mask = right_padded([rows[number] for number in numbers])
         logits = _logits(model, ids, mask, torch.arange(len(ids)), mask.sum(1) - 1)
         yield numbers, logits.log_softmax(-1).cpu()
+
+
+class Leads(NamedTuple):
+    """How firmly tokens are given, all [positions] on the CPU: their ids, log-probabilities and margins.
+
+    A margin is how many nats a token lies above the likeliest other one; it is negative where that comes first.
+    """
+
+    ids: Tensor
+    log_probabilities: Tensor
+    margins: Tensor
+
+
+@torch.no_grad()
+def leads(
+    model: PreTrainedModel, rows: Sequence[Row], firsts: Sequence[int], wanted: Sequence[Row] | None = None
+) -> list[Leads]:
+    """How firmly the model gives a token after every position of each row from `first` on.
+
+    The tokens asked about are those `wanted`, one a position, by default the first choices. The batching does not
+    matter.
+    """
+    found: dict[int, Leads] = {}
+    for numbers in batches(rows, LEADS_PER_BATCH):
+        ids, mask = right_padded([rows[number] for number in numbers])
+        begins = torch.tensor([firsts[number] for number in numbers])
+        asked = (torch.arange(ids.shape[1])[None] >= begins[:, None]) & mask.bool()
+        row, column = asked.nonzero(as_tuple=True)  # [M], row by row
+        logs = _logits(model, ids, mask, row, column).log_softmax(-1).cpu()  # [M, vocabulary]
+        values, choices = logs.topk(2)
+        told = choices[:, 0]
+        if wanted is not None:
+            told = torch.tensor([token for number in numbers for token in wanted[number]])
+        own = logs.gather(1, told[:, None])[:, 0]
+        margin = own - values[:, 0].where(told != choices[:, 0], values[:, 1])
+        parts = (torch.split(values, asked.sum(1).tolist()) for values in (told, own, margin))
+        found.update(zip(numbers, map(Leads, *parts), strict=True))
+    return [found[number] for number in range(len(rows))]
 
 
 def batches(rows: Sequence[Row], budget: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:

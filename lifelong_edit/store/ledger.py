@@ -383,6 +383,8 @@ class Body(TypedDict, total=False):
     base_weights: str
     contexts: list[str]
     prompts: dict[str, Any]  # count and digest of the true statements in the second moments
+    known: dict[str, Any]  # how firmly the base says them: `engine/state/known.py`
+    profile: dict[str, str]  # name and digest of the profile that filled what the settings left open
     statistics: dict[str, str]  # digest of the second moment of the keys
     calibration: dict[str, float]  # mean key mass
     condition: dict[str, float]  # condition number of the metric

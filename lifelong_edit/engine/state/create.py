@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.contexts import drawn_sentences, sample_contexts
 from lifelong_edit.editing.keys import collect_keys
+from lifelong_edit.editing.profile import Profile
 from lifelong_edit.editing.second_moments import (
     Progress,
     blended_moment,
@@ -23,6 +25,7 @@ from lifelong_edit.editing.second_moments import (
 from lifelong_edit.editing.sensitivity import collected_sensitivities
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import digest_of
+from lifelong_edit.engine.state.known import known_in
 from lifelong_edit.engine.state.probes import take_probes
 from lifelong_edit.engine.state.session import signed
 from lifelong_edit.errors import RequestError
@@ -58,15 +61,20 @@ def found(
     memory_kind: str = DEFAULT,
     method: str = "memit",
     prompts: Sequence[str] | None = None,
+    profile: Profile | None = None,
 ) -> Store:
     """A new store whose first entry says what it is pinned to. `beside` is the model's folder, if it has one.
 
-    The keys of `prompts` and of `protect` are mixed into the second moments. Nothing is committed until everything was
-    computed. Raises `RequestError` when there is neither text nor second moments beside the model, or nothing of
-    `watch` is said; `SolveError` when the moments cannot be inverted.
+    What `settings` leave open is what `profile` says. The keys of `prompts` and of `protect` are mixed into the second
+    moments. Nothing is committed until everything was computed. Raises `RequestError` when there is neither text nor
+    second moments beside the model, nothing of `watch` is said, or the profile is for another shape of model;
+    `SolveError` when the moments cannot be inverted.
     """
     kind = kind_named(memory_kind)
     _check_texts(text, prompts, kind.needs_moments)
+    if profile is not None:
+        profile.check(editable)
+        settings = profile.filling(settings)
     settings, base = settings.pinned(editable), fingerprint(editable)
     editable.read_by(settings.text)
     protect = [rendered(editable, request) for request in protect]
@@ -75,8 +83,7 @@ def found(
     shipped = kind.needs_moments and text is None and beside is not None
     widths = {layer: editable.shape(layer)[1] for layer in settings.layers}
     moments = shipped_moments(beside, widths, base) if shipped and beside is not None else {}
-    store = Store.create(path)
-    try:
+    with _pinning(Store.create(path)) as store:
         scratch = store.layout.statistics
         # First: an interrupted collection of moments goes on where it was, and this begins anew.
         sensitivities = _sensitivities(editable, settings, text, prompts)
@@ -86,15 +93,25 @@ def found(
         moments = _sparing(moments, editable, protect, settings, contexts)
         body = _body(editable, base, settings, contexts) | _kept_away(editable, watch, protect)
         body |= kind.pin(editable, settings, method, moments, ObjectStore(scratch))
-        body |= {"prompts": {"count": len(prompts), "digest": digest_of(prompts)}} if prompts else {}
+        if prompts:
+            body |= {"prompts": {"count": len(prompts), "digest": digest_of(prompts)}}
+            body |= {"known": known_in(editable, prompts, settings.seed)}
         named = {str(layer): ObjectStore(scratch).put(data) for layer, data in sensitivities.items()}
         body |= {"sensitivity": named} if named else {}
+        body |= {} if profile is None else {"profile": {"name": profile.name, "digest": profile.digest}}
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
+    return store
+
+
+@contextmanager
+def _pinning(store: Store) -> Iterator[Store]:
+    """The store, closed when the block fails."""
+    try:
+        yield store
     except BaseException:
         store.close()
         raise
-    return store
 
 
 def _check_texts(text: Sequence[str] | None, prompts: Sequence[str] | None, needs_moments: bool) -> None:
