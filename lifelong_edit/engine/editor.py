@@ -23,7 +23,7 @@ from lifelong_edit.engine.change.validate import take_in
 from lifelong_edit.engine.measure.noise import noise_of
 from lifelong_edit.engine.measure.vital_signs import drift_row, drift_rows, task_rows
 from lifelong_edit.engine.reader import Reader
-from lifelong_edit.engine.state.create import Model, found, opened
+from lifelong_edit.engine.state.create import Model, found, opened, sibling
 from lifelong_edit.engine.state.session import signed
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds import DEFAULT
@@ -84,6 +84,17 @@ class LifelongEditor(Reader):
             prompts, suiting,
         )  # fmt: skip
         return cls(store, editable)
+
+    def sibling(
+        self, path: str | Path, settings: EditorSettings, actor: str | None = None, reason: str | None = None
+    ) -> LifelongEditor:
+        """A new store without facts, for the same model under other settings of layers that this store edits.
+
+        Second moments, sensitivities and prefixes are copied, so it takes seconds; what of the settings they were made
+        with stays. Its live model is one of its own, which shares all unedited tensors with this one.
+        """
+        base = self.kind.apart(self.kind.base)
+        return LifelongEditor(sibling(Path(path), self._session, base, settings, actor, reason), base)
 
     def apply(
         self,

@@ -372,6 +372,10 @@ class Kind(ABC):
         """The state with a slot, or all of an entry, left out, everything else as it was recorded."""
         self._lacks("leave facts out on trial")
 
+    def at_ridge(self, head: Head, ridge: float) -> State:
+        """The state as it would be had all facts been written with this relative ridge, their targets as they are."""
+        self._lacks("write its facts with another ridge")
+
     def _lacks(self, what: str) -> NoReturn:
         raise RequestError(f"A store of kind {self.name} cannot {what}. Other kinds of memory can; see docs/kinds.md.")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lifelong_edit.algebra.second_moment import Metric
+from lifelong_edit.defaults import METHOD
 from lifelong_edit.editing.contexts import drawn_sentences, sample_contexts
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.profile import Profile
@@ -27,7 +29,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.statistics import digest_of
 from lifelong_edit.engine.state.known import known_in
 from lifelong_edit.engine.state.probes import take_probes
-from lifelong_edit.engine.state.session import signed
+from lifelong_edit.engine.state.session import Session, signed
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds import DEFAULT, kind_named
@@ -100,6 +102,47 @@ def found(
         body |= {"sensitivity": named} if named else {}
         body |= {} if profile is None else {"profile": {"name": profile.name, "digest": profile.digest}}
         body |= {} if memory_kind == DEFAULT else {"memory_kind": memory_kind}
+        store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
+    return store
+
+
+# What of its settings a store's second moments, sensitivities and prefixes were made with.
+MADE_WITH = ("contexts", "protection", "prompt_share", "text", "statistics", "seed")
+SHARED = ("fingerprint", "contexts", "probes", "known", "watch", "protected", "prompts", "memory_kind")
+
+
+def sibling(
+    path: Path,
+    session: Session,
+    base: EditableModel,
+    settings: EditorSettings,
+    actor: str | None,
+    reason: str | None,
+) -> Store:
+    """A new store under other settings, made from the second moments, sensitivities and prefixes of an open one.
+
+    `base` is the unedited model. `RequestError` for layers that the open store does not edit.
+    """
+    init, kind = cast(dict[str, Any], session.init), session.kind_type
+    settings = replace(settings, **{name: getattr(session.settings, name) for name in MADE_WITH})
+    settings = settings.pinned(base)
+    if missing := set(settings.layers) - set(session.settings.layers):
+        raise RequestError(
+            f"The store edits layers {list(session.settings.layers)} and has no second moments of {sorted(missing)}. "
+            "Choose among its layers, or make the new store from text."
+        )
+    own = ObjectStore(session.store.layout.statistics)
+
+    def copied(name: str) -> dict[int, bytes]:
+        digests = init.get(name, {})
+        return {layer: own.get(digests[str(layer)]) for layer in settings.layers if digests}
+
+    with _pinning(Store.create(path)) as store:
+        objects = ObjectStore(store.layout.statistics)
+        body = {name: init[name] for name in SHARED if name in init} | {"config": settings.to_dict()}
+        body |= kind.pin(base, settings, METHOD, copied("statistics"), objects)
+        named = {str(layer): objects.put(data) for layer, data in copied("sensitivity").items()}
+        body |= {"sensitivity": named} if named else {}
         store.commit("init", body | signed(actor, reason, settings.seed), None, {}, GENESIS)
     return store
 

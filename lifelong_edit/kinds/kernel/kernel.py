@@ -272,6 +272,10 @@ class Kernel(Kind):
         """See `refit.relaxed`."""
         return refit.relaxed(self, head, body, halvings)
 
+    def at_ridge(self, head: Head, ridge: float) -> KernelState:
+        """See `refit.at_ridge`."""
+        return refit.at_ridge(self, head, ridge)
+
     def repaired(self, head: Head, body: Mapping[str, Any], weigh: Weigh) -> tuple[Change, Effect]:
         """See `refit.repaired`."""
         return refit.repaired(self, head, body, weigh)

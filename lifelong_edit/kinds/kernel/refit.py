@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lifelong_edit.algebra.system import Columns, Memory
 from lifelong_edit.defaults import EFFICACY, HALVINGS
 from lifelong_edit.errors import RequestError
-from lifelong_edit.kinds.kernel.state import standing
+from lifelong_edit.kinds.kernel.state import KernelState, Read, standing
 from lifelong_edit.kinds.kernel.write import ByLayer, KernelChange, eased, said
 from lifelong_edit.kinds.kind import Change, Effect, Head, Weigh, improves
+from lifelong_edit.methods import check_ridge
 from lifelong_edit.store import Column, History
 
 if TYPE_CHECKING:
@@ -64,6 +67,32 @@ def repaired(kernel: Kernel, head: Head, body: Mapping[str, Any], weigh: Weigh) 
     tried = [weigh(_repairing(kernel, head, body, share)) for share in SHARES]
     better = [one for one in tried if improves(one[1])]
     return max(better, key=lambda one: (one[1][EFFICACY][1], -one[1]["drift"][1])) if better else tried[0]
+
+
+def at_ridge(kernel: Kernel, head: Head, ridge: float) -> KernelState:
+    """The state had every value that stands been written with `ridge`, in mean key masses, and eased as the store does.
+
+    Keys and targets are the recorded ones: with targets of the base, and one batch, a store of this ridge has the same.
+    """
+    check_ridge(ridge)
+    history, placed = head.history, kernel.state_of(head).one.placed
+    values, groups = [one.value for one in placed], [one.value.facts for one in placed]
+    layers = {n: layer.name for n, layer in kernel.base.layers.items()}
+    numbers, position = {name: n for n, name in layers.items()}, {value: i for i, value in enumerate(values)}
+    columns = {}
+    for n, name in layers.items():
+        own = kernel.library.reader(name)(values)
+        columns[n] = replace(own, ridge=torch.full_like(own.ridge, ridge * kernel.init["calibration"][str(n)]))
+
+    def state(now: ByLayer) -> KernelState:
+        def reader(name: str) -> Read:
+            return lambda wanted: now[numbers[name]].take([position[value] for value in wanted])
+
+        return kernel.base.becoming(standing(history, kernel.settings.memory), reader)
+
+    left = [0 if _protected(history, value) else kernel.settings.halvings for value in values]
+    lower, _ = eased(columns, left, lambda now: said(kernel, history, groups, state(now)))
+    return state(lower)
 
 
 def _relaxing(
