@@ -22,7 +22,7 @@ FLOORS = [
     {"tracking", "datasets"},
     {"kinds"},
     {"engine"},
-    {"export", "report"},
+    {"export", "report", "tuning"},
     {"cli"},
     {"__init__", "__main__"},
 ]

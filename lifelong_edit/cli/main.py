@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lifelong_edit.cli import edit, history, maintain, measure, prepare, share, start
+from lifelong_edit.cli import edit, history, maintain, measure, prepare, share, start, tune
 from lifelong_edit.errors import LifelongEditError, StoreError
 from lifelong_edit.escapes import printable_lines
 
@@ -19,7 +19,7 @@ EXIT_CODES = (
     "failed, 6 store busy, 7 no trustworthy solution, 8 model does not fit, 9 facts not said, 130 interrupted."
 )
 PANELS = {  # one module each, named like it
-    "Start": (start.init, start.stats, start.demo),
+    "Start": (start.init, start.stats, tune.tune, start.demo),
     "Prepare": (prepare.import_, prepare.plan),
     "Edit": (edit.apply, edit.stream, edit.replace, edit.protect, edit.revert, edit.restore),
     "History": (history.status, history.log, history.show),
