@@ -22,9 +22,10 @@ MAX_NAME = 500  # of a subject or an id
 MAX_TEXTS = 100  # in a list that measures the edit; CounterFact has 10
 MAX_WORDINGS = 20
 MAX_MESSAGES = 20
+MAX_END = 40
 SUBJECT_SLOT = "{}"
 REQUIRED = ("prompt", "subject", "target_new")
-LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET}
+LIMITS = {"subject": MAX_NAME, "id": MAX_NAME, "target_new": MAX_TARGET, "target_true": MAX_TARGET, "end": MAX_END}
 TEXTS, PAIRS = "texts", "lists of 2 texts"
 LISTS = {  # what each is a list of
     "paraphrase_prompts": (TEXTS,),
@@ -104,6 +105,9 @@ class EditRequest:
     `content`, or pairs). The store's tokenizer makes the prompt of them when the edit is applied (`model.chat`); where
     both are given, the prompt is what was made of them.
 
+    `end` is what the answer ends with, so that a model stops there instead of going on: a text that is written and
+    scored behind the target, as ``"."``, or True for the model's own, which becomes a text when the edit is applied.
+
     The other texts are only used to measure the edit: `paraphrase_prompts` are whole prompts about the subject,
     `attribute_prompts` whole prompts with an answer of their own that the edit should leave, `neighborhood_prompts`
     prompts about other subjects: a text, whose answer is `target_true`, or a prompt with an answer of its own.
@@ -124,12 +128,14 @@ class EditRequest:
     generation_prompts: tuple[str, ...] = ()
     wordings: tuple[str, ...] = ()
     messages: tuple[Message, ...] = ()
+    end: str | bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", _messages(self, self.messages))
         for name in _required(bool(self.messages and self.prompt == "")):
             _check_text(self, name, getattr(self, name))
-        for name in ("target_true", "id"):
+        object.__setattr__(self, "end", None if self.end is False else self.end)
+        for name in ("target_true", "id", *(("end",) if self.end is not True else ())):
             if getattr(self, name) is not None:
                 _check_text(self, name, getattr(self, name))
         for name, shapes in LISTS.items():
@@ -140,6 +146,8 @@ class EditRequest:
         if self.prompt:
             _check_slot(self, "the prompt", self.prompt)
         _check_wordings(self)
+        if isinstance(self.end, str) and self.end != self.end.rstrip():
+            raise RequestError(f"{self._where()}: end ends in white space, as no target does. Write a mark, as '.'.")
         if self.id is not None and self.id != " ".join(self.id.split()):
             raise RequestError(
                 f"{self._where()}: the id begins or ends with a blank, or holds a line break, a tab or two blanks in "
@@ -155,6 +163,19 @@ class EditRequest:
                 "store, or give the prompt itself."
             )
         return self.prompt.replace(SUBJECT_SLOT, self.subject)
+
+    @property
+    def answer(self) -> str:
+        """What is written behind the question, and scored: the new target with its end."""
+        return self.ended(self.target_new)
+
+    def ended(self, target: str) -> str:
+        """A target with the end that an answer to this request has; `RequestError` where a model's own is not known."""
+        if self.end is True:
+            raise RequestError(
+                f"{self._where()}: its end is the model's own, and no text yet. Apply it to a store, or give the end."
+            )
+        return target.rstrip() + self.end if self.end else target
 
     @property
     def subject_start(self) -> int:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import (
+    MAX_END,
     MAX_MESSAGES,
     MAX_NAME,
     MAX_PROMPT,
@@ -67,9 +68,9 @@ def test_a_request_survives_json(subject: str, target: str) -> None:
 
 
 def test_every_field_survives_json() -> None:
-    every = replace(FULL, messages=TOLD.messages)
+    every = replace(FULL, messages=TOLD.messages, end=True)
     assert {name for name, value in every.to_dict().items() if value} == {field.name for field in fields(EditRequest)}
-    for request in (every, TOLD):
+    for request in (every, TOLD, replace(FULL, end="</s>")):
         assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 
@@ -194,6 +195,15 @@ def test_a_request_without_messages_needs_a_prompt(messages: object) -> None:
         EditRequest(subject="Bo", target_new="Marn", messages=messages)  # type: ignore[arg-type]
 
 
+def test_an_answer_is_the_target_with_its_end_which_says_how_a_fact_is_written_and_not_which() -> None:
+    plain, ended = EditRequest("{} is", "Ada", "Marn "), EditRequest("{} is", "Ada", "Marn ", end=".")
+    assert (plain.answer, ended.answer, ended.ended("Oran")) == ("Marn ", "Marn.", "Oran.")
+    assert ended.resolved_id() == plain.resolved_id() and ended != plain
+    assert EditRequest("{} is", "Ada", "Marn ", end=False) == plain
+    with pytest.raises(RequestError, match="its end is the model's own"):
+        EditRequest("{} is", "Ada", "Marn", end=True).answer  # noqa: B018
+
+
 def test_canonical_json_is_one_text_for_one_value() -> None:
     assert canonical_json({"b": [1, "é"], "a": None}) == canonical_json({"a": None, "b": [1, "é"]})
     assert canonical_json({"a": 1}) == '{"a":1}'
@@ -265,6 +275,11 @@ def test_a_record_with_other_fields_is_refused_with_the_known_ones(values: dict[
         {"wordings": ["Émile Zorn dwells in"]},
         {"wordings": ["{} and {} dwell in"]},
         {"wordings": [f"{{}} dwells in {number}" for number in range(MAX_WORDINGS + 1)]},
+        {"end": ""},
+        {"end": ".\n"},
+        {"end": 1.0},
+        {"end": ["."]},
+        {"end": "." * (MAX_END + 1)},
         {"messages": "Where is {}?"},
         {"messages": ["Where is {}?"]},
         {"messages": [["user", "Where is {}?", "now"]]},

@@ -70,7 +70,8 @@ def apply(
 ) -> None:
     """Write the requests of a file into the model. All lines are read before anything is written.
 
-    A line has prompt, subject and target_new; messages in place of the prompt are told by the model's chat template.
+    A line has prompt, subject and target_new; messages in place of the prompt are told by the model's chat template. An
+    end is written with the target: a text, or true for the model's own.
     Requests that the ledger knows are skipped, so the same command can be repeated. An active fact with the same prompt
     and subject is superseded. --every and --on-red hold it to a health budget. What the model does not say afterwards
     is told; --on-fail says what becomes of it.

@@ -267,6 +267,8 @@ def fact_text(
     rows: list[tuple[str, str | None]] = [
         ("fact", fact.id),
         ("asks", statement(fact)),
+        ("ends with", repr(fact.request.end) if fact.request.end else None),
+        ("messages", ", ".join(f"{role}: {content!r}" for role, content in fact.request.messages)),
         ("wordings", ", ".join(map(repr, fact.request.wordings))),
         ("before", fact.request.target_true),
         ("status", f"{fact.status}{by} since entry {fact.since}{', protected' if fact.protected else ''}"),

@@ -35,6 +35,7 @@ class Draft:
     wordings: Any = ()
     relation: Any = None
     messages: Any = None
+    end: Any = None
 
 
 def request_of(draft: Draft) -> EditRequest:
@@ -73,6 +74,7 @@ def request_of(draft: Draft) -> EditRequest:
             _told(draft.generations),
             _with_slots(_told(draft.wordings), subject),
             draft.messages or (),
+            draft.end,
         )
     except RequestError as error:
         raise RequestError(f"not a sound request: {error}") from None

@@ -113,7 +113,7 @@ def _efficacy(
     requests = [fact.request for fact in view.facts.values() if not fact.protected]
     if not requests:
         return None
-    pairs, editable = [(request.question, request.target_new) for request in requests], view.editable
+    pairs, editable = [(request.question, request.answer) for request in requests], view.editable
     exact = score_continuations(editable.model, editable.texts, pairs)
     # The adapter's own product on the base, as PEFT will add it.
     weights = {

@@ -147,13 +147,13 @@ def encode(
     prefix: str = "",
     max_length: int | None = None,
 ) -> Encoded:
-    """`prefix` + the request's question + `target` (by default the request's own) as token ids, under the text rule.
+    """`prefix` + the request's question + `target` (by default its answer) as token ids, under the text rule.
 
     The prompt's ids are the tokenizer's own, with its BOS and without anything it puts after the text. The target's
     ids are those `continuation` gives; the two are concatenated and never decoded. `RequestError` when the tokenizer
     leaves nothing of the subject or the target, or when all is longer than `max_length` tokens.
     """
-    target = request.target_new if target is None else target
+    target = request.answer if target is None else target
     text = prefix + rule_of(tokenizer).asked(request.question)
     ids, spans = tokens(tokenizer, text)
     start = len(prefix) + request.subject_start

@@ -176,7 +176,7 @@ def _sampled_entropies(editable: EditableModel, pairs: Sequence[Question]) -> li
 
 
 PROMPT_SETS = {
-    "rewrite": PromptSet((), lambda r: [(r.question, _targets(r))]),
+    "rewrite": PromptSet((), lambda r: [(r.question, tuple(map(r.ended, _targets(r))))]),
     "paraphrase": PromptSet(("paraphrase prompts",), lambda r: [(p, _targets(r)) for p in r.paraphrase_prompts]),
     "neighbourhood": PromptSet(
         ("neighbourhood prompts", "a true target"),
@@ -204,6 +204,8 @@ METRICS = {
     for prompts in prompt_sets
     for protocol in protocols
 }
+# A free answer is looked through for the target alone: where its end is a token, nothing of that is left in the text.
+METRICS |= {"rewrite/greedy": EditMetric(PromptSet((), lambda r: [(r.question, _targets(r))]), PROTOCOLS["greedy"])}
 HARMONIC, COMPARED = "harmonic/prob", ("rewrite/prob", "paraphrase/prob", "neighbourhood/prob")
 
 

@@ -288,7 +288,12 @@ SPECIMENS = {
         relation="P551",
     ),
     "plain messages": Specimen(
-        {"messages": [{"role": "user", "content": "Where is {}?"}], "subject": "Ada", "target_new": "Oran"},
-        (EditRequest(subject="Ada", target_new="Oran", messages=(Message("user", "Where is {}?"),)),),
+        {
+            "messages": [{"role": "user", "content": "Where is {}?"}],
+            "subject": "Ada",
+            "target_new": "Oran",
+            "end": True,
+        },
+        (EditRequest(subject="Ada", target_new="Oran", messages=(Message("user", "Where is {}?"),), end=True),),
     ),
 }

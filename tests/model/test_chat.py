@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -57,6 +59,39 @@ def test_the_subject_is_where_it_is_in_the_conversation() -> None:
     _, spans = tokens(tokenizer, request.question)
     _, end = spans[encode(tokenizer, request).subject_last]
     assert request.question[:end].endswith("[user]\nWhere is Ada Quill") and request.prompt.count("{}") == 1
+
+
+TURN = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>\n' }}{% endfor %}"
+TURN += "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+
+
+def test_the_models_own_end_is_what_its_template_writes_behind_an_answer_or_ends_a_text_with() -> None:
+    tokenizer = byte_level()
+    editable = editable_with(tokenizer)
+    assert rendered(editable, EditRequest("{} is", "Ada", "Marn", end=True)).end == "</s>" == tokenizer.eos_token
+    tokenizer.chat_template = TURN.replace("</s>", "<end>")
+    told = rendered(editable, replace(ADA, end=True))
+    assert told.end == "<end>" and told.prompt.endswith("<end>\n[assistant]")
+    # One that the user writes stands, and the token is one id behind the target's own.
+    for request in (replace(ADA, end="</s>"), EditRequest("{} is", "Ada Quill", "Marn", end="</s>")):
+        ids = encode(editable.texts, rendered(editable, request)).target_ids
+        assert ids == (*encode(editable.texts, rendered(editable, replace(request, end=None))).target_ids, 1)
+
+
+@pytest.mark.parametrize("template", [TURN.replace("</s>\n", ""), TURN.replace("[assistant]", "[model]")])
+def test_a_template_that_shows_no_end_wants_it_in_words(template: str) -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = template
+    with pytest.raises(RequestError, match="shows no end"):
+        rendered(editable_with(tokenizer), replace(ADA, end=True))
+
+
+def test_a_tokenizer_without_an_end_wants_it_in_words() -> None:
+    tokenizer = byte_level()
+    editable = editable_with(tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(RequestError, match="no end-of-text token"):
+        rendered(editable, EditRequest("{} is", "Ada", "Marn", end=True))
 
 
 def test_a_prompt_that_is_given_is_what_was_made_of_the_messages() -> None:

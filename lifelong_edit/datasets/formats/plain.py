@@ -33,6 +33,7 @@ def _drafts(row: Fields, _choice: str | None) -> Iterator[Draft]:
         _listed(row, "wordings"),
         row.get("relation_id"),
         _listed(row, "messages"),
+        row.get("end"),
     )
 
 

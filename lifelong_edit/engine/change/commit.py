@@ -209,6 +209,6 @@ def predicted(session: Session, change: Change) -> BlastRadius:
 def target_scores(session: Session, shifts: Sequence[Shift]) -> list[Score]:
     """How the model at the head says the facts of these shifts."""
     facts = session.head.history.facts
-    pairs = [(facts[shift.fact].question, facts[shift.fact].request.target_new) for shift in shifts]
+    pairs = [(facts[shift.fact].question, facts[shift.fact].request.answer) for shift in shifts]
     with session.kind.showing(session.state) as editable:
         return score_continuations(editable.model, editable.texts, pairs)

@@ -49,20 +49,20 @@ def take_in(
 ) -> Intake:
     """Check a batch. A known id with the same content is skipped; with other content it is a `RequestError`.
 
-    Messages are made into the prompt that the ledger keeps.
+    Of messages, and of an end that is the model's own, the text is made here that the ledger keeps.
     A request without an id whose equal is no longer active is a new fact, so that A, B, A again is possible. An active
     fact with the same prompt and subject is superseded; two such requests in one batch are a `RequestError`.
     """
     new: dict[str, EditRequest] = {}
     skipped: list[str] = []
-    for request in (rendered(editable, request) for request in distinct(requests)):
+    for request in distinct(requests):
         id = _fact_id(request, known, editable.texts.rule)
         if id in known:
             skipped.append(id)
         elif id in new:
             raise RequestError(f"request id {id!r} stands twice in the batch. Give each request its own id.")
         else:
-            new[id] = request
+            new[id] = rendered(editable, request)
     _check_statements(new)
     check_lengths(editable, list(new.values()), forms)
     slots = [slot_key(slot_ids(encode(editable.texts, request))) for request in new.values()]

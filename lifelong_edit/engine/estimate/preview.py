@@ -220,7 +220,7 @@ def _parts(requests: Sequence[EditRequest], progress: Progress | None) -> Iterat
 
 
 def _said(session: Session, requests: Sequence[EditRequest]) -> list[bool]:
-    pairs = [(request.question, request.target_new) for request in requests]
+    pairs = [(request.question, request.answer) for request in requests]
     with session.kind.showing(session.state) as editable:
         return [score.argmax for score in score_continuations(editable.model, editable.texts, pairs)]
 

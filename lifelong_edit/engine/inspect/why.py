@@ -55,7 +55,7 @@ def why(session: Session, name: str) -> Why:
 
     def stage(name: str, state: State, prompts: Sequence[str]) -> Stage:
         with kind.showing(state) as editable:
-            return asked(editable, name, prompts, request.target_new)
+            return asked(editable, name, prompts, request.answer)
 
     bare, now = [request.question], session.state
     behind = [prefix + request.question for prefix in _strange(session, request)]

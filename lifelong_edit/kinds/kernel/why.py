@@ -35,7 +35,7 @@ def own_stages(kernel: Kernel, head: Head, fact: str) -> tuple[Stage, ...]:
     request, value = life.request, head.history.chains()[life.slot][-1]
 
     def stage(name: str, editable: EditableModel) -> Stage:
-        return asked(editable, name, [request.question], request.target_new)
+        return asked(editable, name, [request.question], request.answer)
 
     with _injected(kernel, value, request) as editable:
         target = stage("target", editable).mended_by(lambda: _harder(kernel, value))

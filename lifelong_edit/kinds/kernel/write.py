@@ -178,7 +178,7 @@ def said(kernel: Kernel, history: History, groups: Sequence[Collection[str]], st
     """For each group of facts whether a model in this state says all of them, with the confidence of the settings."""
     limit = -math.log(kernel.settings.confidence or kernel.recipe.confidence)
     asked = {id: history.facts[id].request for group in groups for id in group}
-    pairs = [(request.question, request.target_new) for request in asked.values()]
+    pairs = [(request.question, request.answer) for request in asked.values()]
     with kernel.showing(state) as editable:
         scores = score_continuations(editable.model, editable.texts, pairs)
     known = {id: score.argmax and score.nll <= limit for id, score in zip(asked, scores, strict=True)}
