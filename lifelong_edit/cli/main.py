@@ -27,6 +27,7 @@ PANELS = {  # one module each, named like it
         measure.measure,
         measure.evaluate,
         measure.calibrate,
+        measure.compare,
         measure.diff,
         measure.blame,
         measure.why,

@@ -1,7 +1,12 @@
-"""Panel Measure: `measure`, `eval`, `calibrate`, `diff`, `blame`, `why`, `checkout` ask the model about its edits."""
+"""Panel Measure: ask the model about its edits.
+
+`measure`, `eval`, `calibrate`, `compare`, `diff`, `blame`, `why`, `checkout`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +34,8 @@ if TYPE_CHECKING:
     from lifelong_edit.engine.inspect.blame import Blame, Forgotten
     from lifelong_edit.engine.inspect.views import Diff
     from lifelong_edit.engine.inspect.why import Why
-    from lifelong_edit.tracking.honest import FactAnswers, HonestScores
+    from lifelong_edit.model.editable import EditableModel
+    from lifelong_edit.tracking.honest import FactAnswers, HonestScores, Paired
     from lifelong_edit.tracking.scores import Figure
 
 Metrics = Annotated[
@@ -39,7 +45,9 @@ Newest = Annotated[bool, typer.Option("--newest/--no-newest", help="Ask about th
 Oldest = Annotated[int, typer.Option("--oldest", min=0, help="How many of the oldest facts are asked about.")]
 Sample = Annotated[int, typer.Option("--sample", min=0, help="How many facts are drawn at random.")]
 Flagged = Annotated[int, typer.Option("--flagged", min=0, help="How many facts at risk by prediction are asked about.")]
+Side = Annotated[str, typer.Argument(help="A model folder, or a store's entry: STORE@REF, or STORE for its newest.")]
 SCOPE = Scope()
+HEAD = "HEAD"  # the newest entry
 
 
 def measure(
@@ -149,6 +157,94 @@ def calibrate(
             noise = editor.calibrate(requests, actor, reason).body["noise"]
     rows = [[name, _number(value)] for name, value in noise.items()]
     print_result(as_json, {"dry_run": dry_run, "noise": noise}, table(rows, ["sign", "noise"]))
+
+
+def compare(
+    a: Side,
+    b: Side,
+    source: options.Source,
+    model: options.AnyModel = None,
+    distract: Annotated[Path | None, typer.Option(help="Text before distracted prompts; without, none is.")] = None,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Put two models side by side on the facts of a file, by honest scores: A, A with the fact in its context, and B.
+
+    The two can be states of stores (which need --model), the base (STORE@0), or model folders that another tool edited,
+    that were exported, or rounded. It tells what changed from A to B, and which facts lost or gained what.
+
+    Example: lifelong-edit compare store@0 exported examples/edits.jsonl --model checkpoints/tiny-world
+    """
+    from lifelong_edit.datasets.jsonl import load_requests, read_text
+    from lifelong_edit.facts import distinct
+    from lifelong_edit.tracking.honest import answered, honest_scores, paired, sheets_of
+
+    requests = {request.resolved_id(): request for request in distinct(load_requests(source))}
+    if not requests:
+        raise RequestError(f"{source} holds no request, so there is nothing to compare. Give the facts to ask about.")
+    text = "" if distract is None else read_text(distract)
+    # One after the other: two models need not fit into memory at once.
+    with _side(a, model, dtype, device) as editable:
+        sheets = sheets_of(editable, requests, text)
+        before = answered(editable, sheets)
+        told = answered(editable, sheets, told=True, base=before)
+    with _side(b, model, dtype, device) as editable:
+        found = honest_scores(sheets, before, told, answered(editable, sheets, base=before))
+    changes = paired(found)
+    document = {"a": a, "b": b, "scores": found, "changes": changes}
+    print_result(as_json, document, _comparison_text(a, b, found, changes))
+
+
+@contextmanager
+def _side(name: str, model: Path | None, dtype: options.Dtype | None, device: str) -> Iterator[EditableModel]:
+    """Open what a comparison names: a model folder, or the state of a store after an entry."""
+    from lifelong_edit.model.editable import EditableModel
+    from lifelong_edit.model.folder import CONFIG
+
+    if (Path(name) / CONFIG).is_file():
+        options.hide_loading_bars()
+        yield EditableModel.open(name, options.torch_dtype(dtype), device)
+        return
+    root, _, ref = (name, "", HEAD) if Path(name).exists() else name.rpartition("@")
+    if not root:
+        raise RequestError(f"{name!r} is neither a model folder nor a store. Write a folder, or STORE@REF.")
+    if model is None:
+        raise RequestError(f"{name!r} is a state of a store. Give the base model that it stands on: --model FOLDER.")
+    with options.open_reader(Path(root), model, dtype, device, at=0) as reader:
+        yield reader.at(reader.head.seq if ref == HEAD else ref).editable
+
+
+def _comparison_text(a: str, b: str, found: HonestScores, changes: dict[str, Paired]) -> str:
+    from lifelong_edit.tracking.honest import MARKS, answer_in
+
+    rows = [
+        [mark, _share(own.base), _share(own.context), _share(own.edited), *_change(changes[mark])]
+        for mark, own in found.shares.items()
+    ]
+    said = []
+    for fact in found.facts:
+        lost = [mark for mark, change in changes.items() if fact.id in change.lost]
+        gained = [mark for mark, change in changes.items() if fact.id in change.gained]
+        new = fact.request.target_new
+        answers = [answer_in(one.said, new) for one in (fact.base, fact.edited)]
+        said += [[fact.id, new, *answers, ", ".join(lost), ", ".join(gained)]] if lost or gained else []
+    lines = [
+        *(f"{side}  {printable(name)}" for side, name in (("A", a), ("B", b))),
+        table(rows, ["", "A", "A, fact in context", "B", "B - A", "lost", "gained"]),
+        *(f"  {mark}: {told}" for mark, told in MARKS.items()),
+        "",
+        table(said, ["fact", "new object", "A says", "B says", "lost", "gained"]) if said else "no fact changed",
+    ]
+    return "\n".join(lines)
+
+
+def _change(change: Paired) -> list[object]:
+    figure = change.difference
+    if figure.value is None or figure.interval is None:
+        return ["", "", ""]
+    low, high = figure.interval
+    return [f"{number(figure.value, '+.3f')} [{low:+.2f}, {high:+.2f}]", len(change.lost), len(change.gained)]
 
 
 def _harness(reader: Reader, folder: Path, tasks: list[str], limit: int | None) -> dict[str, dict[str, float | None]]:
@@ -293,7 +389,7 @@ def checkout(
     with options.open_reader(store, model, dtype, device, at=0) as reader:
         entries = reader.history()
         refs = [ref] if against is None else [ref, against]
-        seqs = [reader.head.seq if name == "HEAD" else entry_named(entries, name).seq for name in refs]
+        seqs = [reader.head.seq if name == HEAD else entry_named(entries, name).seq for name in refs]
         states = [reader.at(seq) for seq in seqs]
         answers = {text: [state.answer(text) for state in states] for text in prompt}
     rows = [[text, *map(repr, said)] for text, said in answers.items()]

@@ -31,7 +31,7 @@ MARKS = {
     "negation": "the new object is less likely behind `It is not true that` than behind `It is true that`",
     "check new": "asked whether the new fact is true, Yes is likelier than No",
     "check true": "asked whether the old fact is true, No is likelier than Yes",
-    "kept": "the first choice on a prompt about another subject is that of the base",
+    "kept": "the first choice on a prompt about another subject is that of the first model",
 }
 WORDINGS = {
     "affirmed": "It is true that {}",
@@ -95,6 +95,18 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
+class Paired:
+    """How a mark changes from the base to the edited model, fact by fact: the ids of the facts that gain and lose it.
+
+    `difference` is the share of facts with the mark, edited less base, with Agresti and Min's 95 % interval for pairs.
+    """
+
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+    difference: Figure
+
+
+@dataclass(frozen=True, slots=True)
 class HonestScores:
     """Every fact with its answers, and the shares of every mark of `MARKS`."""
 
@@ -148,6 +160,22 @@ def honest_scores(
     return HonestScores(facts, shares)
 
 
+def paired(scores: HonestScores) -> dict[str, Paired]:
+    """Compare base and edited model on every mark of `MARKS`, on the facts that have it on both; a fact counts once.
+
+    `kept` has no pairs: it compares the two models already. The interval (Agresti and Min, Statistics in Medicine 24,
+    2005) counts half a fact more as gained, as lost, as held by both and as held by neither, so it is never empty.
+    """
+    found = {}
+    for mark in MARKS:
+        flags = {fact.id: (fact.base.marks[mark], fact.edited.marks[mark]) for fact in scores.facts}
+        both = {id: (all(was), all(now)) for id, (was, now) in flags.items() if was and now}
+        gained = tuple(id for id, (was, now) in both.items() if now and not was)
+        lost = tuple(id for id, (was, now) in both.items() if was and not now)
+        found[mark] = Paired(gained, lost, _difference(len(gained), len(lost), len(both)))
+    return found
+
+
 def share(flags: Iterable[bool]) -> Figure:
     """The share of true ones among the flags, with Wilson's 95 % interval, which is not empty at 0 and at 1."""
     own = list(flags)
@@ -157,6 +185,15 @@ def share(flags: Iterable[bool]) -> Figure:
     middle = (value + z / (2 * count)) / (1 + z / count)
     half = math.sqrt(z * value * (1 - value) / count + z**2 / (4 * count**2)) / (1 + z / count)
     return Figure(value, count, interval=(max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half))))
+
+
+def _difference(gained: int, lost: int, count: int) -> Figure:
+    if not count:
+        return Figure(None, 0, reason="No fact has this mark on both models.")
+    changed, pairs = gained + lost + 1, count + 2  # half a pair more in each of the four cells
+    middle = (gained - lost) / pairs
+    half = SIGMAS * math.sqrt(changed - (gained - lost) ** 2 / pairs) / pairs
+    return Figure((gained - lost) / count, count, interval=(max(-1.0, middle - half), min(1.0, middle + half)))
 
 
 def sheets_of(

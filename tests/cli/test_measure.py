@@ -1,4 +1,4 @@
-"""`measure`, `eval`, `calibrate`, `diff`, `blame`, `why`, `checkout`."""
+"""`measure`, `eval`, `calibrate`, `compare`, `diff`, `blame`, `why`, `checkout`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.tracking import honest
-from tests.cli.conftest import Place
+from tests.cli.conftest import Place, command
 from tests.samples import REQUESTS, write_requests
 
 
@@ -80,6 +80,37 @@ def test_an_old_state_is_asked_beside_the_newest(made: Place) -> None:
     assert told["seqs"] == [0, 4] and list(told["answers"]) == asked[1::2]
     again = made.ok("checkout", "two", *asked, "--json", model=True).json
     assert again["seqs"] == [2] and all(len(said) == 1 for said in again["answers"].values())
+
+
+def test_a_comparison_is_what_each_side_says_for_itself(made: Place, tmp_path: Path) -> None:
+    """Base against store is what `measure --honest` tells; an exported folder is the state it was made of."""
+    made.ok("export", "hf", str(tmp_path / "exported"), model=True)
+    source = write_requests(tmp_path / "facts.jsonl", [REQUESTS[0], REQUESTS[2], REQUESTS[3]])
+    given = [source, "--model", made.model, "--json"]
+    told = command("compare", f"{made.store}@0", made.store, *given).json
+    plain = made.ok("measure", "--honest", "--dry-run", "--json", model=True).json["honest"]
+    assert {fact["id"] for fact in told["scores"]["facts"]} == {"ada", "bo", "norvik"}
+    for fact, other in zip(told["scores"]["facts"], plain["facts"], strict=True):
+        for model in ("base", "context", "edited"):
+            assert fact[model]["said"] == other[model]["said"]
+    exported = command("compare", made.model, tmp_path / "exported", source, "--json").json
+    assert exported["scores"] == told["scores"] and exported["changes"] == told["changes"]
+    for mark, change in told["changes"].items():
+        was, now = (told["scores"]["shares"][mark][model]["value"] for model in ("base", "edited"))
+        moved = len(change["gained"]) - len(change["lost"])
+        assert mark == "kept" or was is None or moved / 3 == pytest.approx(now - was)
+    same = command("compare", made.store, tmp_path / "exported", source, "--model", made.model)
+    assert same.code == 0 and "no fact changed" in same.out
+
+
+def test_a_side_that_is_no_model_and_no_store_is_refused(made: Place, tmp_path: Path) -> None:
+    source = write_requests(tmp_path / "facts.jsonl", REQUESTS[:1])
+    for a, said in (("nowhere", "neither a model folder nor a store"), (made.store, "--model FOLDER")):
+        done = command("compare", a, made.model, source)
+        assert done.code == 2 and said in done.err
+    (tmp_path / "none.jsonl").touch()
+    empty = command("compare", made.model, made.model, tmp_path / "none.jsonl")
+    assert empty.code == 2 and "holds no request" in empty.err
 
 
 def test_what_a_fact_is_missing_is_told(made: Place) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +19,12 @@ from lifelong_edit.tracking.honest import (
     LENGTH,
     MARKS,
     Answers,
+    HonestScores,
     Sheet,
     answered,
     cut,
     honest_scores,
+    paired,
     share,
     sheets_of,
 )
@@ -211,3 +215,38 @@ def test_other_subjects_are_the_neighbours_or_else_the_watch_dealt_out() -> None
     assert [sheet.others for sheet in dealt] == [("A", "C"), ("B",)]
     assert [sheet.distraction for sheet in own] == ["", ""]
     assert sheets_of(editable, {}, "The river.") == []
+
+
+def one_mark(flags: Sequence[tuple[bool | None, bool | None]]) -> HonestScores:
+    """Facts of which only `choice` is known, of the base and of the edited model; None for one that lacks its needs."""
+
+    def answers(flag: bool | None) -> Answers:
+        return Answers("", None, (), {mark: () for mark in MARKS} | {"choice": () if flag is None else (flag,)})
+
+    sheets = [Sheet(str(n), ADA) for n in range(len(flags))]
+    base, edited = ([answers(pair[side]) for pair in flags] for side in (0, 1))
+    return honest_scores(sheets, base, base, edited)
+
+
+def test_what_changes_is_told_fact_by_fact() -> None:
+    found = paired(one_mark([(True, False), (False, True), (True, True), (None, True), (False, False), (False, True)]))
+    assert (found["choice"].gained, found["choice"].lost) == (("1", "5"), ("0",))
+    assert found["choice"].difference.value == pytest.approx(1 / 5) and found["choice"].difference.count == 5
+    assert found["exact"].difference.value is None and found["exact"].gained == ()
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "same", "low", "high"),
+    [
+        # Agresti and Min (2005), with 1.96: (c - b) / (n + 2) +- 1.96 sqrt(b + c + 1 - (c - b)^2 / (n + 2)) / (n + 2)
+        (0, 0, 10, -1.96 / 12, 1.96 / 12),
+        (6, 2, 12, 4 / 22 - 1.96 * math.sqrt(9 - 16 / 22) / 22, 4 / 22 + 1.96 * math.sqrt(9 - 16 / 22) / 22),
+    ],
+)
+def test_the_interval_of_a_difference_is_that_of_pairs(
+    gained: int, lost: int, same: int, low: float, high: float
+) -> None:
+    flags = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * same
+    figure = paired(one_mark(flags))["choice"].difference
+    assert figure.interval == pytest.approx((low, high)) and figure.value is not None
+    assert low <= figure.value <= high
