@@ -4,3 +4,4 @@ METHOD = "memit"
 EFFICACY = "rewrite/argmax"  # the metric that retention is read from: the new target is the first choice
 HALVINGS = 5  # how often `relax` may halve the ridge that a fact was written with
 PROBED = 20  # how many of the facts that a change moves most are asked before and after
+DRAWS = 16  # sentences that a model drafts for a request, of which some hold a wording

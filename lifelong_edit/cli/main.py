@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -18,9 +19,9 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 usage or request, 3 health stop, 4 corrupt store, 5 reading or writing "
     "failed, 6 store busy, 7 no trustworthy solution, 8 model does not fit, 9 facts not said, 130 interrupted."
 )
-PANELS = {  # one module each, named like it
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {  # one module each, named like it
     "Start": (start.init, start.stats, tune.tune, start.demo),
-    "Prepare": (prepare.import_, prepare.plan),
+    "Prepare": (prepare.import_, prepare.wordings, prepare.plan),
     "Edit": (edit.apply, edit.stream, edit.replace, edit.protect, edit.revert, edit.restore),
     "History": (history.status, history.log, history.show),
     "Measure": (

@@ -178,6 +178,7 @@ def compare(
     """
     from lifelong_edit.datasets.jsonl import load_requests, read_text
     from lifelong_edit.facts import distinct
+    from lifelong_edit.model.chat import rendered
     from lifelong_edit.tracking.honest import answered, honest_scores, paired, sheets_of
 
     requests = {request.resolved_id(): request for request in distinct(load_requests(source))}
@@ -186,7 +187,8 @@ def compare(
     text = "" if distract is None else read_text(distract)
     # One after the other: two models need not fit into memory at once.
     with _side(a, model, dtype, device) as editable:
-        sheets = sheets_of(editable, requests, text)
+        asked = {id: rendered(editable, request) for id, request in requests.items()}
+        sheets = sheets_of(editable, asked, text)
         before = answered(editable, sheets)
         told = answered(editable, sheets, told=True, base=before)
     with _side(b, model, dtype, device) as editable:

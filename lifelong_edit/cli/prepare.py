@@ -1,10 +1,14 @@
-"""Panel Prepare: `import` writes a data set as lines of requests, `plan` predicts what they would do to a store."""
+"""Panel Prepare: requests before they are applied.
+
+`import` writes a data set as lines of requests, `wordings` drafts other prompts for them, `plan` predicts what they
+would do to a store.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,7 +21,7 @@ from lifelong_edit.cli.text import TOP, bar, counted, listed, number, print_resu
 from lifelong_edit.datasets.dataset import Dataset, Rejected, open_dataset
 from lifelong_edit.datasets.drafts import line_of
 from lifelong_edit.datasets.templates import read_templates
-from lifelong_edit.defaults import METHOD
+from lifelong_edit.defaults import DRAWS, METHOD
 from lifelong_edit.errors import RequestError
 from lifelong_edit.escapes import printable
 from lifelong_edit.facts import MAX_WORDINGS
@@ -25,9 +29,10 @@ from lifelong_edit.outputs import new_file
 
 if TYPE_CHECKING:
     from lifelong_edit.engine.estimate.preview import Preview
+    from lifelong_edit.engine.estimate.wordings import Drafted
     from lifelong_edit.kinds.kind import Cost
 
-OUT = Path("edits.jsonl")
+OUT, WORDED = Path("edits.jsonl"), Path("worded.jsonl")
 
 
 File = Annotated[
@@ -85,10 +90,7 @@ def import_(
 
     Example: lifelong-edit import zsre_mend_eval.json --targets alt --out zsre.jsonl --rejected rejected.jsonl
     """
-    if out.suffix.lower() != ".jsonl":
-        raise RequestError(
-            f"{out}: the name does not end with .jsonl. Name the file so, that the other commands read it."
-        )
+    _check_ending(out)
     paths = [path for path in (out, rejected, raw) if path is not None]
     if len(set(paths)) < len(paths):
         raise RequestError("Edits, rejected rows and raw rows cannot share a file. Give each another name.")
@@ -105,6 +107,13 @@ def import_(
         _copy(dataset, limit, *writing)
     document = _dataset_document(dataset) if dry_run else _dataset_document(dataset, out, rejected, raw)
     print_result(as_json, document, _dataset_text(dataset, document))
+
+
+def _check_ending(out: Path) -> None:
+    if out.suffix.lower() != ".jsonl":
+        raise RequestError(
+            f"{out}: the name does not end with .jsonl. Name the file so, that the other commands read it."
+        )
 
 
 def _dataset_document(
@@ -168,6 +177,58 @@ def _dataset_text(dataset: Dataset, document: dict[str, Any]) -> str:
     if dataset.unused:
         lines += ["", f"fields not used: {listed(list(dataset.unused))}"]
     return "\n".join([*lines, "", f"wrote {printable(document['out'])}" if document["out"] else "nothing was written"])
+
+
+def wordings(
+    source: options.Source,
+    instruct: Annotated[Path, typer.Option("--with", help="Folder of an instruct model, with its chat template.")],
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl file to write; it must not exist.")] = WORDED,
+    count: Annotated[int, typer.Option(min=1, max=MAX_WORDINGS, help="Give every request so many more at most.")] = 3,
+    draws: Annotated[int, typer.Option(min=1, help="How many sentences the model writes for a request.")] = DRAWS,
+    seed: Annotated[int, typer.Option(help="What its choices are drawn with.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Draft and print; write nothing.")] = False,
+    dtype: options.Number = None,
+    device: options.Device = options.CPU,
+    as_json: options.Json = False,
+) -> None:
+    """Let an instruct model draft wordings of every request, for review, and write the requests with them.
+
+    Read what it prints, and take out of the file what does not ask for the same thing: an edit is written through all
+    of its wordings. Every sentence that was refused is printed too, with the reason.
+
+    Example: lifelong-edit wordings edits.jsonl --with models/SmolLM2-135M-Instruct --out worded.jsonl
+    """
+    from lifelong_edit.datasets.jsonl import load_requests
+    from lifelong_edit.engine.estimate.wordings import drafted
+    from lifelong_edit.model.editable import EditableModel
+
+    _check_ending(out)
+    requests = load_requests(source)
+    options.hide_loading_bars()
+    editable = EditableModel.open(instruct, options.torch_dtype(dtype), device)
+    found = []
+    with ExitStack() as files:
+        writing = None if dry_run else files.enter_context(_new(out))
+        shown = files.enter_context(bar("request", len(requests)))
+        for one in drafted(editable, requests, count, draws, seed):
+            found.append(one)
+            shown.update()
+            if writing is not None:
+                writing.write(line_of(one.request) + b"\n")
+    document = {"out": None if dry_run else out, "requests": found}
+    print_result(as_json, document, _drafts_text(found, None if dry_run else out))
+
+
+def _drafts_text(found: Sequence[Drafted], out: Path | None) -> str:
+    sentences, given = sum(len(one.sentences) for one in found), sum(len(one.given) for one in found)
+    asked = counted(len(found), "request")
+    lines = [f"{counted(sentences, 'sentence')} for {asked}, {counted(given, 'wording')} given"]
+    for one in found:
+        lines += ["", f"{one.request.prompt!r} of {one.request.subject!r}"]
+        for each in one.sentences:
+            share = "" if each.share is None else f"  ({number(each.share, '.2f')})"
+            lines.append(f"  + {each.wording}{share}" if each.refused is None else f"  - {each.refused}")
+    return "\n".join([*lines, "", f"wrote {out}" if out else "nothing was written"])
 
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")

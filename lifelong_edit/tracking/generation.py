@@ -36,20 +36,30 @@ def greedy(editable: EditableModel, prompts: Sequence[str], length: int, stop: i
     return _said(editable, prompts, length, lambda _rows, logits, _step: logits.argmax(-1), stop)
 
 
-def sampled(editable: EditableModel, prompts: Sequence[str], length: int, top: int, seed: int = 0) -> list[str]:
-    """Continue every prompt by `length` tokens drawn from the `top` most probable ones, fewer where the context ends.
+def sampled(
+    editable: EditableModel,
+    prompts: Sequence[str],
+    length: int,
+    top: int,
+    seed: int = 0,
+    draws: int = 1,
+    stop: int | None = None,
+) -> list[str]:
+    """Continue every prompt `draws` times by `length` tokens drawn from the `top` most probable ones.
 
-    The draws are a function of seed and prompt: a text does not depend on what else is asked, and two models draw the
-    same random numbers.
+    There are fewer where the token `stop` or the context ends it. The draws are a function of seed and prompt: a text
+    does not depend on what else is asked, and two models draw the same random numbers. Draw n of a prompt has the seed
+    `seed` + n; the texts of a prompt follow one another.
     """
-    luck = torch.stack([_luck(prompt, length, seed) for prompt in prompts]) if prompts else torch.empty(0, length)
+    asked = [(prompt, seed + n) for prompt in prompts for n in range(draws)]
+    luck = torch.stack([_luck(prompt, length, own) for prompt, own in asked]) if asked else torch.empty(0, length)
 
     def choose(rows: list[int], logits: Tensor, step: int) -> Tensor:
         best, ids = logits.topk(min(top, logits.shape[-1]))  # [B, top]
         passed = best.softmax(-1).cumsum(-1) <= luck[rows, step, None].to(logits.device)
         return ids.gather(1, passed.sum(-1, keepdim=True).clamp(max=ids.shape[1] - 1))[:, 0]
 
-    return _said(editable, prompts, length, choose, None)
+    return _said(editable, [prompt for prompt, _ in asked], length, choose, stop)
 
 
 def n_gram_entropy(text: str) -> float:
@@ -101,11 +111,18 @@ def _continued(
     stop: int | None,
 ) -> Tensor:
     """Continue rows of one length: token ids [B, at most length]. What stands after `stop` in a row means nothing."""
-    ids, cache = torch.tensor(rows, device=editable.device), whole_cache()
-    said = ids[:, :0]
+    # Rows that begin alike are read once: what several texts are drawn behind may be far longer than they are.
+    distinct = list(dict.fromkeys(map(tuple, rows)))
+    own = torch.tensor([distinct.index(tuple(row)) for row in rows], device=editable.device)
+    ids, cache = torch.tensor(distinct, device=editable.device), whole_cache()
+    said = ids.new_empty(len(rows), 0)
     for step in range(min(length, editable.context_length - len(rows[0]))):
         output = cast(Any, editable.model)(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        ids = choose(output.logits[:, -1].float(), step)[:, None]
+        logits = output.logits[:, -1].float()
+        if step == 0 and len(distinct) < len(rows):
+            logits = logits[own]
+            cache.batch_select_indices(own)
+        ids = choose(logits, step)[:, None]
         said = torch.cat([said, ids], dim=1)
         if stop is not None and bool((said == stop).any(1).all()):
             break

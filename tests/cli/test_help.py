@@ -19,11 +19,11 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 WRITE = "init apply stream replace protect revert restore measure calibrate relax repair".split()
 VERBS = [
     *WRITE,
-    *"stats tune plan status log show diff compare blame why checkout tag verify eval".split(),
+    *"stats tune plan wordings status log show diff compare blame why checkout tag verify eval".split(),
     *"report ui import export backup clone gc doctor demo".split(),
 ]
-DRY = (*WRITE, "stats", "report", "export", "import", "gc", "tag", "backup", "clone")
-STORELESS = ("compare", "demo", "import", "stats", "tune")
+DRY = (*WRITE, "stats", "report", "export", "import", "wordings", "gc", "tag", "backup", "clone")
+STORELESS = ("compare", "demo", "import", "stats", "tune", "wordings")
 
 
 def named(command: Any) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""`import` says the format, writes what `apply` reads and tells every rejection; `plan` tells what would be written."""
+"""`import` says the format, writes what `apply` reads and tells every rejection; `wordings` drafts for review.
+
+`plan` tells what would be written.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,3 +139,29 @@ def test_a_plan_tells_everything_a_person_should_see(place: Place, tmp_path: Pat
         and "some.jsonl cannot be applied: line 4. Mend or remove" in done.err
     )
     assert len(place.entries()) == 5
+
+
+def test_drafted_wordings_are_printed_for_review_and_written_to_a_new_file(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}", encoding="utf-8")
+    said = [" is a native of Marn.", " lives in a Marn house.", " home of Ada Quill is Marn.", " sun."]
+    monkeypatch.setattr("lifelong_edit.engine.estimate.wordings.sampled", lambda *_given: said)
+    source, out = Path(write_requests(tmp_path / "one.jsonl", REQUESTS[:1])), tmp_path / "worded.jsonl"
+    given = ["wordings", source, "--with", model, "--out", out, "--draws", "4", "--count", "1"]
+    dry = command(*given, "--dry-run", "--json")
+    assert dry.code == 0 and not out.exists()
+    done = command(*given)
+    (worded,), (found,) = requests(out), dry.json["requests"]
+    assert worded.wordings == ("{} is a native of",) and found["request"]["wordings"] == ["{} is a native of"]
+    assert "4 sentences for 1 request, 1 wording given" in done.out and "+ {} is a native of" in done.out
+    assert "the answer ends no clause" in done.out and "enough others go before it" in done.out
+    before = out.read_bytes()
+    for taken in (out, source):
+        again = command("wordings", source, "--with", model, "--out", taken, "--draws", "4")
+        assert again.code == 2 and "is there already" in again.err
+    assert out.read_bytes() == before
+    plain = command("wordings", source, "--with", model_folder, "--out", tmp_path / "other.jsonl")
+    assert plain.code == 8 and "chat template" in plain.err and not (tmp_path / "other.jsonl").exists()

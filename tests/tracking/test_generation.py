@@ -75,6 +75,23 @@ def test_draws_depend_on_the_prompt_and_the_seed_alone(monkeypatch: pytest.Monke
     assert sampled(editable, [], 20, top=5) == greedy(editable, [], 20) == []
 
 
+def test_draws_of_one_prompt_are_those_of_its_seeds_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    editable = small_editable("llama")
+    one_by_one = [sampled(editable, [p], 12, top=5, seed=3 + n)[0] for p in PROMPTS[:2] for n in range(4)]
+    assert sampled(editable, PROMPTS[:2], 12, top=5, seed=3, draws=4) == one_by_one and len(set(one_by_one)) == 8
+    read, forward = [], editable.model.forward
+    monkeypatch.setattr(editable.model, "forward", lambda **given: read.append(given["input_ids"]) or forward(**given))
+    sampled(editable, PROMPTS[:1], 12, top=5, draws=4)
+    assert [tuple(ids.shape) for ids in read[:2]] == [(1, len(editable.tokenizer(PROMPTS[0]).input_ids)), (4, 1)]
+
+
+def test_a_drawn_text_ends_before_the_token_that_stops_it() -> None:
+    editable = small_editable("llama")
+    stop = plain(editable, PROMPTS[0], 5)[-1]
+    (text,) = sampled(editable, PROMPTS[:1], 12, top=1, stop=stop)
+    assert text == greedy(editable, PROMPTS[:1], 12, stop)[0] != sampled(editable, PROMPTS[:1], 12, top=1)[0]
+
+
 def test_draws_follow_the_probabilities_of_the_top_tokens() -> None:
     editable = small_editable("llama")
     prompt, draws = "Bo Lund", 400
