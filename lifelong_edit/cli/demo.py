@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lifelong_edit.algebra.system import Memory
+from lifelong_edit.cli.measure import shares_table
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.cli.text import entry_document, print_result
 from lifelong_edit.datasets.drafts import line_of
@@ -23,8 +24,10 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.outputs import new_file
 from lifelong_edit.store import Entry
+from lifelong_edit.tracking.budget import Scope
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.generation import answer
+from lifelong_edit.tracking.honest import Shares
 from lifelong_edit.tracking.scores import EditScores, argmax_rate, score_edits
 from lifelong_edit.world.generator import BUNDLED_SEED, World
 from lifelong_edit.world.requests import edit_requests, untouched_facts
@@ -33,6 +36,8 @@ from lifelong_edit.world.tasks import downstream_tasks, held_out_stories
 BATCH, EDITS, QUICK_EDITS = 10, 300, 60
 EXAM, QUICK_EXAM = (400, 200, 100), (150, 50, 25)  # untouched facts, stories, questions of each task
 COHORT = 30
+ASKED = Scope(newest=False, oldest=0, sample=20, flagged=0)  # a free answer costs as much as hundreds of forced ones
+FREE = ("exact", "contains", "begins", "choice", "kept")  # the bundled model reads no long text, and has no Yes and No
 DEFAULT = EditorSettings(target=TargetSettings())
 OTHER = replace(DEFAULT, memory=Memory.batch, targets="live", ridge=0.5, halvings=0)  # the published procedure
 
@@ -86,11 +91,13 @@ def run(model: Path, stores: Path, quick: bool, seed: int, as_json: bool) -> Non
         typer.echo(tabulate(rows, ["memory, targets", "facts", *HEADERS], floatfmt=".3f", missingval=""))
         typer.echo(LEGEND)
     with LifelongEditor.open(folder / DEFAULT.memory.value, model, dtype=torch.float32) as editor:
+        shares = {name: own for name, own in editor.honest(ASKED, "").shares.items() if name in FREE}
         entries = editor.history()
         taken = _take_back(editor, base, requests[len(requests) // 2])
     named = [dict(zip(["kind", "facts", *HEADERS], row, strict=False)) for row in rows]
-    document = {"stores": folder, "scores": named, "ledger": [entry_document(e, {}) for e in entries], "revert": taken}
-    print_result(as_json, document, f"{_ledger_text(entries)}\n{_taken_text(taken)}")
+    ledger = [entry_document(entry, {}) for entry in entries]
+    document = {"stores": folder, "scores": named, "honest": shares, "ledger": ledger, "revert": taken}
+    print_result(as_json, document, "\n".join([_honest_text(shares), _ledger_text(entries), _taken_text(taken)]))
 
 
 HEADERS = ["ES", "PS", "NS", "EA", "PA", "NA", "AA", "untouched", "ppl", "tasks"]
@@ -131,6 +138,13 @@ def _measured(
 
 def _figures(scores: EditScores) -> list[float | None]:
     return [scores.es, scores.ps, scores.ns, scores.ea, scores.pa, scores.na, scores.aa]
+
+
+def _honest_text(shares: Mapping[str, Shares]) -> str:
+    return (
+        f"Free answers about {ASKED.sample} facts of the first store, beside the base that is told them (retrieval):\n"
+        f"{shares_table(shares)}\n"
+    )
 
 
 def _ledger_text(entries: Sequence[Entry]) -> str:

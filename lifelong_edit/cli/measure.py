@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lifelong_edit.engine.inspect.views import Diff
     from lifelong_edit.engine.inspect.why import Why
     from lifelong_edit.model.editable import EditableModel
-    from lifelong_edit.tracking.honest import FactAnswers, HonestScores, Paired
+    from lifelong_edit.tracking.honest import FactAnswers, HonestScores, Paired, Shares
     from lifelong_edit.tracking.scores import Figure
 
 Metrics = Annotated[
@@ -220,9 +220,10 @@ def _side(name: str, model: Path | None, dtype: options.Dtype | None, device: st
 def _comparison_text(a: str, b: str, found: HonestScores, changes: dict[str, Paired]) -> str:
     from lifelong_edit.tracking.honest import MARKS, answer_in
 
+    shares = {mark: own for mark, own in found.shares.items() if any(getattr(own, side).count for side in MODELS)}
     rows = [
         [mark, _share(own.base), _share(own.context), _share(own.edited), *_change(changes[mark])]
-        for mark, own in found.shares.items()
+        for mark, own in shares.items()
     ]
     said = []
     for fact in found.facts:
@@ -234,7 +235,7 @@ def _comparison_text(a: str, b: str, found: HonestScores, changes: dict[str, Pai
     lines = [
         *(f"{side}  {printable(name)}" for side, name in (("A", a), ("B", b))),
         table(rows, ["", "A", "A, fact in context", "B", "B - A", "lost", "gained"]),
-        *(f"  {mark}: {told}" for mark, told in MARKS.items()),
+        *(f"  {mark}: {MARKS[mark]}" for mark in shares),
         "",
         table(said, ["fact", "new object", "A says", "B says", "lost", "gained"]) if said else "no fact changed",
     ]
@@ -277,18 +278,27 @@ def _tell_scores(
 
 def honest_text(found: HonestScores) -> str:
     """Write out honest scores: the shares of every mark with their intervals, then every fact with its answers."""
-    from lifelong_edit.tracking.honest import MARKS, answer_in
+    from lifelong_edit.tracking.honest import answer_in
 
-    models = ("base", "context", "edited")
-    headers = ["", "base", "fact in context", "edited"]
-    rows = [[mark, *(_share(getattr(shares, m)) for m in models)] for mark, shares in found.shares.items()]
     said = [
-        [fact.id, new, *(answer_in(getattr(fact, m).said, new) for m in models), _failed(fact)]
+        [fact.id, new, *(answer_in(getattr(fact, m).said, new) for m in MODELS), _failed(fact)]
         for fact in found.facts
         for new in [fact.request.target_new]
     ]
-    lines = [table(rows, headers), *(f"  {mark}: {told}" for mark, told in MARKS.items())]
-    return "\n".join([*lines, "", table(said, ["fact", "new object", *headers[1:], "fails, edited"])])
+    headers = ["fact", "new object", *MODELS.values(), "fails, edited"]
+    return "\n".join([shares_table(found.shares), "", table(said, headers)])
+
+
+MODELS = {"base": "base", "context": "fact in context", "edited": "edited"}
+
+
+def shares_table(shares: Mapping[str, Shares]) -> str:
+    """Write out the shares of marks with their intervals, and what each of them means; none that no fact has."""
+    from lifelong_edit.tracking.honest import MARKS
+
+    told = {mark: [_share(getattr(own, model)) for model in MODELS] for mark, own in shares.items()}
+    rows = [[mark, *cells] for mark, cells in told.items() if any(cells)]
+    return "\n".join([table(rows, ["", *MODELS.values()]), *(f"  {mark}: {MARKS[mark]}" for mark, *_ in rows)])
 
 
 def _share(figure: Figure) -> str:

@@ -12,9 +12,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
-from lifelong_edit.facts import LETTER, EditRequest, TextRule
+from lifelong_edit.facts import LETTER, SUBJECT_SLOT, EditRequest, Message, TextRule
+from lifelong_edit.model.chat import chat_text
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.tokens import tokens
 from lifelong_edit.tracking.drift import next_distributions
@@ -27,6 +28,7 @@ MARKS = {
     "contains": "the answer holds the new object",
     "begins": "the answer begins with the new object",
     "distracted": f"the same behind {DISTRACTION} tokens of other text",
+    "chat": "asked as a message of the tokenizer's chat template, the answer holds the new object",
     "choice": "the new object is likelier than the true one, by the mean over its tokens",
     "negation": "the new object is less likely behind `It is not true that` than behind `It is true that`",
     "check new": "asked whether the new fact is true, Yes is likelier than No",
@@ -63,13 +65,14 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model made of a sheet: its free answers, plain and distracted, and its first choices on other subjects.
+    """What a model made of a sheet: its free answers, plain, distracted, to a message, and first choices on others.
 
     `marks` has under each name of `MARKS` whether it holds, for each prompt asked; none where the fact lacks its needs.
     """
 
     said: str
     distracted: str | None
+    chat: str | None
     first_choices: tuple[str, ...]
     marks: Mapping[str, tuple[bool, ...]]
 
@@ -119,31 +122,34 @@ def answered(
 ) -> list[Answers]:
     """Ask the live model what stands on every sheet; with `told`, the new fact stands in front of every prompt.
 
+    In a conversation it stands in front of the message that asks. Without a chat template nothing is asked as one.
     `base` are the base's answers to these sheets, whose first choices are to be kept; without them, that mark is empty.
     Raises `RequestError` for a prompt that does not fit into the model's context.
     """
     rule, stop = editable.texts.rule, editable.tokenizer.eos_token_id
-    asked = [(f"{_stated(rule, s.request.question, s.request.target_new)}. " if told else "", s) for s in sheets]
-    plain = [head + sheet.request.question for head, sheet in asked]
-    behind = [f"{head}{sheet.distraction}{sheet.request.question}" for head, sheet in asked if sheet.distraction]
-    texts = greedy(editable, [*plain, *behind], LENGTH, stop)
-    said, distracted = texts[: len(plain)], iter(texts[len(plain) :])
+    asked = [(f"{_stated(rule, _words(s.request), s.request.target_new)}. " if told else "", s) for s in sheets]
+    plain = [_asked(editable, head, sheet.request) for head, sheet in asked]
+    behind = [_asked(editable, head + sheet.distraction, sheet.request) for head, sheet in asked if sheet.distraction]
+    in_chat = bool(editable.tokenizer.chat_template)
+    chats = [chat_text(editable.tokenizer, _filled(head, sheet.request)) for head, sheet in asked if in_chat]
+    texts = iter(greedy(editable, [*plain, *behind, *chats], LENGTH, stop))
+    said, distracted = list(islice(texts, len(plain))), iter(list(islice(texts, len(behind))))
     firsts = iter(_first_choices(editable, [head + prompt for head, sheet in asked for prompt in sheet.others]))
 
     # Everything that is compared is one teacher-forced pass over the pairs of all facts.
-    pairs = [_compared(rule, head, sheet.request) for head, sheet in asked]
+    pairs = [_compared(editable, head, sheet.request) for head, sheet in asked]
     scores = iter(score_continuations(editable.model, editable.texts, [pair for own in pairs for pair in own.values()]))
     nlls = [{name: next(scores).nll for name in own} for own in pairs]
 
     found = []
     for number, sheet in enumerate(sheets):
-        text = next(distracted) if sheet.distraction else None
+        text, chat = next(distracted) if sheet.distraction else None, next(texts) if in_chat else None
         first_choices = tuple(next(firsts) for _ in sheet.others)
-        nll, marks = nlls[number], _said_marks(said[number], text, sheet.request.target_new)
+        nll, marks = nlls[number], _said_marks(said[number], text, chat, sheet.request.target_new)
         marks |= {mark: (nll[a] < nll[b],) if {a, b} <= nll.keys() else () for mark, (a, b) in LIKELIER.items()}
         kept = () if base is None else zip(first_choices, base[number].first_choices, strict=True)
         marks["kept"] = tuple(now == before for now, before in kept)
-        found.append(Answers(said[number], text, first_choices, marks))
+        found.append(Answers(said[number], text, chat, first_choices, marks))
     return found
 
 
@@ -240,26 +246,54 @@ def _stated(rule: TextRule, prompt: str, target: str) -> str:
     return (rule.asked(prompt) + rule.answered(prompt, target)).rstrip(" .")
 
 
-def _compared(rule: TextRule, head: str, request: EditRequest) -> dict[str, Question]:
-    """The (prompt, target) pairs whose likelihoods are compared. A prompt with a question mark states nothing."""
-    new, true = request.target_new, request.target_true
-    pairs = {"new": (request.question, new)} | ({"true": (request.question, true)} if true is not None else {})
-    if "?" not in request.question:
+def _words(request: EditRequest) -> str:
+    """What is asked, in a conversation without its form: the words of the message with the subject."""
+    told = next((m.content for m in request.messages if SUBJECT_SLOT in m.content), request.prompt)
+    return told.replace(SUBJECT_SLOT, request.subject)
+
+
+def _filled(head: str, request: EditRequest) -> list[Message]:
+    """The conversation, or the prompt as a message of the user, with `head` in front of the words with the subject."""
+    found = []
+    for message in request.messages or (Message("user", request.prompt),):
+        front = head if SUBJECT_SLOT in message.content else ""
+        found.append(message._replace(content=front + message.content.replace(SUBJECT_SLOT, request.subject)))
+    return found
+
+
+def _asked(editable: EditableModel, head: str, request: EditRequest) -> str:
+    """The prompt with `head` in front, of a conversation in front of the message that asks."""
+    if head and request.messages:
+        return chat_text(editable.tokenizer, _filled(head, request))
+    return head + request.question
+
+
+def _compared(editable: EditableModel, head: str, request: EditRequest) -> dict[str, Question]:
+    """The (prompt, target) pairs whose likelihoods are compared.
+
+    A prompt with a question mark states nothing, and neither does a conversation.
+    """
+    rule, new, true = editable.texts.rule, request.target_new, request.target_true
+    asked = _asked(editable, head, request)
+    plain = {"new": (asked, new)} | ({"true": (asked, true)} if true is not None else {})
+    pairs: dict[str, Question] = {}
+    if "?" not in request.question and not request.messages:
         # Inside a sentence a statement begins with a small letter, unless it begins with a name: its subject.
         stated = request.question if request.subject_start == 0 else request.question[0].lower() + request.question[1:]
-        for name, target in [(name, target) for name, (_, target) in pairs.items()]:
+        for name, (_, target) in plain.items():
             checked = WORDINGS["checked"].replace("{}", _stated(rule, stated, target))
             pairs |= {f"yes {name}": (checked, YES), f"no {name}": (checked, NO)}
         pairs |= {name: (WORDINGS[name].replace("{}", stated), new) for name in ("affirmed", "negated")}
-    return {name: (head + prompt, target) for name, (prompt, target) in pairs.items()}
+    return plain | {name: (head + prompt, target) for name, (prompt, target) in pairs.items()}
 
 
-def _said_marks(said: str, distracted: str | None, target: str) -> dict[str, tuple[bool, ...]]:
+def _said_marks(said: str, distracted: str | None, chat: str | None, target: str) -> dict[str, tuple[bool, ...]]:
     return {
         "exact": (_spelt(answer_in(said, target)) == _spelt(target),),
         "contains": (_place(said, target) is not None,),
         "begins": (_place(said, target) == 0,),
         "distracted": () if distracted is None else (_place(distracted, target) == 0,),
+        "chat": () if chat is None else (_place(chat, target) is not None,),
     }
 
 

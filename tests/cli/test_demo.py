@@ -75,6 +75,10 @@ def test_the_command_tells_the_story_and_takes_an_edit_back(tmp_path: Path) -> N
     assert target and answers["after the edit"] == target[1] != answers["before the edit"]
     assert answers["after the revert"] == answers["before the edit"]
     assert "joint, base" in said and "batch, live" in said
+    base, told, edited = re.findall(
+        r"(0|1)\.\d+ \[", next(line for line in said.splitlines() if line.startswith("exact"))
+    )
+    assert (base, edited) == ("0", "1") and told in "01"
 
 
 def test_a_missing_model_is_an_error_with_its_exit_code() -> None:

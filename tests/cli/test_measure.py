@@ -50,7 +50,9 @@ def test_honest_scores_are_told_and_entered(place: Place, tmp_path: Path, monkey
     assert entered["honest/distracted"]["value"] == sum(flags) / 3 == told["shares"]["distracted"]["edited"]["value"]
     assert "honest/choice" not in entered, "without target_true there is nothing to compare with, which is no zero"
     out = place.ok("measure", "--honest", model=True).out
-    assert all(mark in out for mark in honest.MARKS) and "Marn" in out
+    had = {mark for mark, own in told["shares"].items() if any(own[model]["count"] for model in own)}
+    shown = {mark for mark in honest.MARKS if any(line.startswith(f"{mark} ") for line in out.splitlines())}
+    assert shown == had and "Marn" in out and "chat" not in had, "the tokenizer has no chat template"
     assert place.run("measure", "--distract", str(text), model=True).code == 2
 
 

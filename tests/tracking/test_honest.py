@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from lifelong_edit.facts import EditRequest
+from lifelong_edit.facts import EditRequest, Message
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.generation import greedy
 from lifelong_edit.tracking.honest import (
@@ -100,9 +100,44 @@ def test_what_is_likelier_is_compared_in_the_words_of_the_table(seed: int, told:
 def test_a_mark_that_a_fact_lacks_something_for_is_empty() -> None:
     editable = small_editable("llama")
     empty = [{mark for mark, flags in own.marks.items() if not flags} for own in answered(editable, SHEETS)]
-    doubts = {"negation", "check new", "check true"}
-    assert empty == [{"kept"}, {"kept", "distracted", *doubts}, {"kept", "distracted", "choice", "check true"}]
+    doubts, bare = {"negation", "check new", "check true"}, {"kept", "chat"}
+    assert empty == [bare, {*bare, "distracted", *doubts}, {*bare, "distracted", "choice", "check true"}]
     assert all(set(own.marks) == set(MARKS) for own in answered(editable, SHEETS))
+
+
+TEMPLATE = "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + '\n' }}{% endfor %}<model> "
+TOLD = EditRequest(
+    "<user> Where is {}?\n<model> ", "Ada Quill", "Marn", "Oran", messages=(Message("user", "Where is {}?"),)
+)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_with_a_chat_template_every_fact_is_asked_as_a_message_too(told: bool) -> None:
+    editable = small_editable("llama")
+    editable.tokenizer.chat_template = TEMPLATE
+    sheets = [SHEETS[0], Sheet("told", TOLD, "The river rose. ")]
+    ada, chat = answered(editable, sheets, told)
+    head, own = ("The home of Ada Quill is Marn. ", "Where is Ada Quill? Marn. ") if told else ("", "")
+    prompts = [
+        f"<user> {head}The home of Ada Quill is\n<model> ",
+        f"<user> {own}Where is Ada Quill?\n<model> ",
+        f"<user> {own}The river rose. Where is Ada Quill?\n<model> ",
+    ]
+    plain, asked, behind = greedy(editable, prompts, LENGTH, EOS)
+    assert (ada.chat, chat.chat, chat.said, chat.distracted) == (plain, asked, asked, behind)
+    assert chat.marks["negation"] == chat.marks["check new"] == ()  # a conversation states nothing
+    pairs = [(prompts[1], "Marn"), (prompts[1], "Oran")]
+    new, true = (score.nll for score in score_continuations(editable.model, editable.texts, pairs))
+    assert chat.marks["choice"] == (new < true,)
+
+
+def test_an_answer_to_a_message_holds_the_object_or_not() -> None:
+    editable = small_editable("llama")
+    editable.tokenizer.chat_template = TEMPLATE
+    said = greedy(editable, ["<user> The home of Ada Quill is\n<model> "], LENGTH, EOS)[0]
+    for target, held_by in ((said.split()[0], (True,)), ("Marn Marn", (False,))):
+        (own,) = answered(editable, [Sheet("ada", replace(ADA, target_new=target))])
+        assert own.marks["chat"] == held_by
 
 
 def test_first_choices_are_held_against_those_of_the_base() -> None:
@@ -221,7 +256,7 @@ def one_mark(flags: Sequence[tuple[bool | None, bool | None]]) -> HonestScores:
     """Facts of which only `choice` is known, of the base and of the edited model; None for one that lacks its needs."""
 
     def answers(flag: bool | None) -> Answers:
-        return Answers("", None, (), {mark: () for mark in MARKS} | {"choice": () if flag is None else (flag,)})
+        return Answers("", None, None, (), {mark: () for mark in MARKS} | {"choice": () if flag is None else (flag,)})
 
     sheets = [Sheet(str(n), ADA) for n in range(len(flags))]
     base, edited = ([answers(pair[side]) for pair in flags] for side in (0, 1))
