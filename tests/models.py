@@ -96,12 +96,13 @@ def small_model(
     seed: int = 0,
     attention: str = "eager",
     d_ff: int = 64,
+    blocks: int = 2,
 ) -> PreTrainedModel:
-    """A random model of two blocks with width 32; biases and norms are random too, so that none can be forgotten."""
+    """A random model of a few blocks with width 32; biases and norms are random too, so that none can be forgotten."""
     sizes: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": blocks,
         "num_attention_heads": 4,
         "intermediate_size": d_ff,
         "max_position_embeddings": 96,

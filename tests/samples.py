@@ -30,12 +30,14 @@ TEXT = [f"{a} {b}" for a in SENTENCES for b in SENTENCES if a != b] + [text[::-1
 QUICK = TargetSettings(steps=6, rate=0.5, clamp=4.0, decay=0.002)
 
 
-def lively_editable(model_type: str, dtype: torch.dtype = torch.float32, gain: float = 3.0) -> EditableModel:
+def lively_editable(
+    model_type: str, dtype: torch.dtype = torch.float32, gain: float = 3.0, blocks: int = 2
+) -> EditableModel:
     """A small random model whose last block's matrices are so large that a subject's state reaches later tokens.
 
     With sdpa where the architecture has it: eager attention takes its softmax in float32.
     """
-    editable = small_editable(model_type, dtype, attention="eager" if model_type == "gemma2" else "sdpa")
+    editable = small_editable(model_type, dtype, attention="eager" if model_type == "gemma2" else "sdpa", blocks=blocks)
     with torch.no_grad():
         for parameter in editable.block(editable.layers - 1).parameters():
             if parameter.dim() == 2:

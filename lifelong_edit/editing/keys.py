@@ -23,7 +23,7 @@ from lifelong_edit.model.hooks import captured
 from lifelong_edit.model.tokens import Encoded, Texts, encode, pad_rows, slot_ids, slot_key
 
 ROWS_PER_PASS = 256
-PREFIXES = 3  # of a fact
+PREFIXES, BEHIND = 8, 6  # of a fact; how many of them its prompt stands behind
 KEPT_WORDS = 0.7  # of a prompt that loses words
 
 
@@ -48,7 +48,7 @@ def prefixed(contexts: Sequence[str]) -> Forms:
 
 
 def reworded(pool: Sequence[str], gaps: int = 4) -> Forms:
-    """The prompt and its wordings, each bare and behind a prefix out of `pool`; the prompt behind one more.
+    """The prompt, bare and behind six prefixes out of `pool`, and its wordings, each bare and behind one.
 
     Where a request has no wordings, `gaps` copies of its prompt that lack some words stand for them, by turns bare and
     behind a prefix. What is drawn depends on the slot and on `pool` alone. A form whose subject would end at the first
@@ -58,8 +58,9 @@ def reworded(pool: Sequence[str], gaps: int = 4) -> Forms:
     def forms(texts: Texts, request: EditRequest) -> list[Form]:
         slot = slot_ids(encode(texts, request))
         prefixes, draw = prefixes_for(pool, slot, PREFIXES) or ("",), random.Random(slot_key(slot))
-        behind = [prefixes[i % len(prefixes)] for i in range(2 + max(gaps, len(request.wordings)))]
-        found = [Form(request), *(Form(request, prefix) for prefix in behind[:2])]
+        behind = [prefixes[i % len(prefixes)] for i in range(BEHIND + max(gaps, len(request.wordings)))]
+        found = [Form(request), *(Form(request, prefix) for prefix in behind[:BEHIND])]
+        behind = behind[BEHIND:]
         for i, prompt in enumerate(request.wordings):
             found += [Form(replace(request, prompt=prompt, wordings=()), prefix) for prefix in ("", behind[i])]
         for i in range(0 if request.wordings else gaps):

@@ -1,18 +1,18 @@
-"""Targets of several layers at once: every edited weight gets a delta of its own, and all are optimised together.
+"""Targets of several layers at once: every edited weight gets a delta of its own, and all are sought together.
 
-What a subject should mean is written into the stream by the sum of the layers' deltas, while the harm each does to what
-nobody edits grows with its square: L layers that share the work do about an L-th of it. For one fact of a group
+Of all deltas that say a fact by a margin in each of its forms, those are sought that other text feels least. Written
+through a key of mass m_l = k'C_l^-1 k, a delta of layer l costs other text delta' S_l delta / 2 m_l nats a token, S_l
+its sensitivity to what the layer writes (`sensitivity`). So with delta_l = sqrt(m_l) S_l^-1/2 y_l
 
-    J = mean over forms and target tokens of max(0, margin - gap)  +  kl * KL(p | p_base)
-        +  cost * sum over layers of price_l |x_l|^2 / d
+    minimise |y|^2   so that   odds_f(y) >= margin  for every form f,   KL(p | p_base) <= drift
 
-    delta_l = |h_l| / sqrt(d) * B_l x_l
+where odds are the log-odds, log p / (1 - p), of the token of the target that does worst, and KL is what becomes of
+"{} is a" for the subject. This is sequential quadratic programming: with J the gradients of all that is
+asked, one row each, and s how much each has to spare, negative where it lacks something,
 
-where gap is how far, in nats, the target token lies above the likeliest other one, so that nothing is asked of a form
-that says the fact by the margin. |h_l| is the size of the stream. With B_l, vectors x of one length cost other text
-about the same in any direction (`sensitivity`). price_l is the mean key mass of generic text over that of this fact:
-what is written along a common key reaches far. Adam's rate falls to zero. Afterwards the deltas are shrunk, all of a
-group alike, as far as no form loses.
+    dy = -decay y + J'a,   the least a >= 0 with   J dy >= -closing s
+
+undoes a little of what was done and closes a part of what is missing by the least change. The last steps undo nothing.
 
 Residual and key of every layer are those of the run with all deltas in, as the edited model will have them. Nothing
 depends on what else is in the batch.
@@ -31,50 +31,56 @@ from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric
 from lifelong_edit.editing.keys import Average, Forms, check_finite, reworded
-from lifelong_edit.editing.rows import Answers, FrozenRows, check_descent, norm, passes, tail
+from lifelong_edit.editing.rows import FrozenRows, check_descent, passes, tail
+from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 
-MOST_LAYERS = 8
-SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)  # by which deltas are tried smaller
-SLACK = 0.4  # nats of the margin that shrinking may take
+MOST_LAYERS = 10
+LAST = 3  # steps that undo nothing
 EVENNESS = 0.5  # ridge of the weights of forms in a mean key, in mean key masses
-LOST = 1.1, 0.005  # what is missing may grow by this factor and summand
+STIFFNESS, SWEEPS = 1e-3, 100  # of the least change: ridge in largest squared gradients; rounds over what is asked
 
 
 @dataclass(frozen=True, slots=True)
 class LayeredSettings:
-    """How targets of several layers are optimised.
+    """How targets of several layers are sought.
 
-    `margin` is how far, in nats, a form's target is to lie above anything else. `rate` is Adam's, in the units of x;
-    `clamp` bounds |x_l| / sqrt(d). `gaps`: how many copies of the prompt with words left out stand for wordings that
-    were not given. `pool`: of how many sentences of the store's text a fact draws its prefixes. `sensitivity_tokens`:
-    from how many tokens of that text sensitivities are taken; 0 for B = I, as where there is no text. `coarse`: whether
-    the products of a float32 model are taken in bfloat16 while a target is sought, which processors made for it do
-    several times faster; keys and weights never are. A pass takes `facts_per_pass` facts, or one larger group.
+    `margin` is what the log-odds of every target token are to be in every form, `drift` how many nats the text after
+    the bare subject may change. Each of `steps` closes the part `closing` of what is missing and undoes the part
+    `decay` of what was done; it moves no layer by more than `stride` of the size of the stream there, all of them
+    together by no more than `clamp`. `gaps`: how many copies of the prompt with words left out stand for wordings
+    that were not given. `pool`: of how many sentences of the store's text a fact draws its prefixes.
+    `sensitivity_tokens`: from how many tokens of that text sensitivities are taken; 0 for the plain size relative to
+    the stream, as where there is no text. `coarse`: whether the products of a float32 model are taken in bfloat16
+    while a target is sought, which processors made for it do several times faster; keys and weights never are. A pass
+    takes `facts_per_pass` facts, or one larger group.
     """
 
-    margin: float = 1.5
+    margin: float = 3.0
+    drift: float = 2.0
     steps: int = 15
-    rate: float = 0.03
-    clamp: float = 0.3
-    cost: float = 0.73
-    kl: float = 0.0625
+    closing: float = 0.5
+    decay: float = 0.1
+    stride: float = 0.1
+    clamp: float = 0.5
     gaps: int = 4
     pool: int = 32
     sensitivity_tokens: int = 20_000
     coarse: bool = True
-    facts_per_pass: int = 16
+    facts_per_pass: int = 8
 
-    ridge: ClassVar[float | None] = 0.15
+    ridge: ClassVar[float | None] = 0.05
     confidence: ClassVar[float] = 0.05  # the margin is asked of the target; here a first choice will do
 
     def __post_init__(self) -> None:
-        check_descent(self)
+        check_descent(self, positive=("closing", "stride", "clamp"))
+        if self.closing > 1 or self.decay >= 1:
+            raise RequestError(f"A closing is at most 1 and a decay below it, not {self.closing} and {self.decay}.")
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """The layers edited in a model of this depth: up to eight, to the end of the first quarter, never the last."""
-        end = max(1, min(depth // 4 + 2, depth - 1))
+        """The layers edited in a model of this depth: up to ten, to the end of the first third, never the last."""
+        end = max(1, min(depth // 3 + 1, depth - 1))
         return tuple(range(max(min(1, depth // 4), end - MOST_LAYERS), end))
 
     def forms(self, contexts: Sequence[str]) -> Forms:
@@ -101,7 +107,7 @@ def answering(keys: Tensor, metric: Metric) -> Tensor:
 
 @dataclass(frozen=True)
 class LayeredTargets:
-    """Targets of n groups by layer: deltas [d_out, n] and keys [d_in, n], float64; the worst fact's J; evaluations."""
+    """Targets of n groups by layer: deltas [d_out, n] and keys [d_in, n], float64; what the worst form lacks; steps."""
 
     deltas: Mapping[int, Tensor]
     keys: Mapping[int, Tensor]
@@ -119,9 +125,9 @@ def optimise_layers(
 ) -> LayeredTargets:
     """Targets at the layers of `metrics` for groups of facts, each the facts of one slot, for the weights as they are.
 
-    `shapes` are B_l [d_out, d_out], or none for B_l = I. The model is left as it was. Raises `RequestError` naming the
-    facts of a group that do not share a slot, and for a subject at the first token that no prefix can be put before;
-    `SolveError` naming the facts whose gradient or loss is not finite.
+    `shapes` are B_l [d_out, d_out], or none for the plain size relative to the stream. The model is left as it was.
+    Raises `RequestError` naming the facts of a group that do not share a slot, and for a subject at the first token
+    that no prefix can be put before; `SolveError` naming the facts whose gradient or loss is not finite.
     """
     deltas, keys = (
         {
@@ -151,84 +157,96 @@ def _optimise(
     """The targets of one pass."""
     layers = sorted(metrics)
     frozen = FrozenRows.run(editable, groups, layers, settings.forms(contexts))
-    facts, group = [request for group in groups for request in group], frozen.fact_groups
-    unit = frozen.reference / frozen.d_out**0.5  # |h_l| / sqrt(d)  [L, n]
+    facts, stream = [request for group in groups for request in group], frozen.reference.double()  # |h_l|  [L, n]
     averages = [settings.average(metrics[layer]) for layer in layers]
-    price = _prices(frozen, metrics, averages).to(unit.dtype)  # [L, n]
-    scaled = torch.zeros(*unit.shape, frozen.d_out, dtype=unit.dtype, device=unit.device)  # x  [L, n, d_out]
-    scaled.requires_grad_()
-    shape = torch.stack([shapes[layer] for layer in layers]).to(unit) if shapes else None  # B  [L, d_out, d_out]
+    scale = _masses(frozen, metrics, averages).sqrt()  # [L, n]
+    if shapes:
+        shape = torch.stack([shapes[layer] for layer in layers]).to(stream)  # S_l^-1/2  [L, d_out, d_out]
+    else:
+        shape, scale = torch.eye(frozen.d_out, dtype=stream.dtype, device=stream.device), scale * stream
+    least = torch.zeros(*stream.shape, frozen.d_out, dtype=stream.dtype, device=stream.device)  # y  [L, n, d_out]
 
-    def moved(scaled: Tensor) -> Tensor:
+    def moved(least: Tensor) -> Tensor:
         """delta [L, n, d_out]."""
-        even: Tensor = scaled if shape is None else scaled @ shape
-        delta: Tensor = unit[..., None] * even
+        delta: Tensor = (scale[..., None] * least) @ shape
         return delta
 
-    adam = torch.optim.Adam([scaled], lr=settings.rate)
-    for step in range(1, settings.steps + 1):
+    def within(least: Tensor, most: float) -> Tensor:
+        """These y, shorter where they move a layer by more than `most` of the stream."""
+        longest = (moved(least).norm(dim=-1) / stream).amax(0)  # [n]
+        shorter: Tensor = least * (most / longest.clamp_min(1e-30)).clamp(max=1.0)[:, None]
+        return shorter
+
+    for step in range(settings.steps):
+        rows = frozen.by_row(moved(least)).to(frozen.hidden.dtype).requires_grad_()  # [L, B, d_out]
         with editable.hurried(settings.coarse):
-            answers = frozen.answers(moved(scaled))
-        size = (price * scaled.square().sum(-1)).sum(0) / frozen.d_out  # [n]
-        held = settings.kl * answers.divergence + settings.cost * size  # [n]
-        loss = missing(frozen, answers, settings.margin) + held[group]  # J of every fact
-        check_finite(loss.detach()[None], facts, "target's loss")
-        if step == settings.steps:
+            spare = _spare(frozen, rows, settings)  # [B]
+        worst = frozen.least_of_groups(spare.detach())  # [n]
+        check_finite(worst[None, frozen.fact_groups], facts, "target's loss")
+        if step == settings.steps - 1:
             break
-        adam.zero_grad()
-        torch.autograd.backward((loss / frozen.fact_counts[group]).sum())
-        check_finite(scaled.grad.transpose(0, 1).flatten(1)[group].T, facts, "target's gradient")  # type: ignore[union-attr]
-        adam.param_groups[0]["lr"] = settings.rate * min(1.0, 2 * (1 - step / settings.steps))
-        adam.step()
-        with torch.no_grad():
-            limit = settings.clamp * frozen.d_out**0.5
-            scaled.mul_((limit / norm(scaled).clamp_min(1e-30)).clamp(max=1.0)[..., None])
-    with editable.hurried(settings.coarse):
-        deltas = _shrunk(frozen, moved(scaled.detach()), answers, settings.margin)
-    worst = torch.zeros_like(size).scatter_reduce(0, group, loss.detach(), "amax", include_self=False)
+        (gradient,) = torch.autograd.grad(spare.sum(), rows)  # every row's own: a row depends on its own deltas alone
+        slopes = (frozen.by_row(scale[..., None]) * gradient.double()) @ shape  # [L, B, d_out]
+        check_finite(frozen.least_of_groups(slopes.sum((0, 2)))[None, frozen.fact_groups], facts, "target's gradient")
+        decay = settings.decay if step < settings.steps - 1 - LAST else 0.0
+        change = _least_change(frozen, slopes, spare.detach().double(), least, settings.closing, decay)
+        least = within(least + within(change, settings.stride), settings.clamp)
+    deltas = moved(least)
     return LayeredTargets(
-        {n: delta.double().T for n, delta in zip(layers, deltas, strict=True)},
+        {n: delta.T for n, delta in zip(layers, deltas, strict=True)},
         dict(zip(layers, frozen.keys(averages, deltas), strict=True)),
-        tuple(worst.tolist()),
+        tuple((-worst).clamp_min(0).tolist()),
         (settings.steps,) * len(groups),
     )
 
 
-def _prices(frozen: FrozenRows, metrics: Mapping[int, Metric], averages: Sequence[Average]) -> Tensor:
-    """Mean key mass of generic text over that of every group's key [L, n], at each layer."""
-    rows = []
-    for keys, (_, metric) in zip(frozen.keys(averages), sorted(metrics.items()), strict=True):
-        mass = (keys * metric.whiten(keys)).sum(0)
-        rows.append(metric.mean_key_mass / mass)
-    return torch.stack(rows)
+def _masses(frozen: FrozenRows, metrics: Mapping[int, Metric], averages: Sequence[Average]) -> Tensor:
+    """m = k' C^-1 k [L, n] of every group's key at each layer, as it is without deltas."""
+    pairs = zip(frozen.keys(averages), sorted(metrics.items()), strict=True)
+    return torch.stack([(keys * metric.whiten(keys)).sum(0) for keys, (_, metric) in pairs])
 
 
-def missing(frozen: FrozenRows, answers: Answers, margin: float) -> Tensor:
-    """To every fact [F] how much of the margin its target tokens lack."""
-    asked = frozen.questions
+def _spare(frozen: FrozenRows, rows: Tensor, settings: LayeredSettings) -> Tensor:
+    """To every row [B] by how much it does more than is asked of it, with deltas [L, B, d_out] of its own in place."""
+    answers, asked = frozen.answers(rows), frozen.questions
     own = answers.logs.gather(1, asked.tokens[:, None])[:, 0]
-    other = answers.logs.scatter(1, asked.tokens[:, None], -math.inf).amax(1)
-    return asked.mean((margin - own + other).clamp_min(0), len(frozen.fact_groups))
+    other = answers.logs.scatter(1, asked.tokens[:, None], -math.inf).logsumexp(1)
+    worst = own.new_full((rows.shape[1],), math.inf).scatter_reduce(0, asked.rows, own - other, "amin")
+    spare: Tensor = (worst - settings.margin).index_put((frozen.essence,), settings.drift - answers.divergence)
+    return spare
 
 
-@torch.no_grad()
-def _shrunk(frozen: FrozenRows, deltas: Tensor, answers: Answers, margin: float) -> Tensor:
-    """The deltas [L, n, d_out], those of a group smaller by the last of `SHARES` at which its facts lose nothing.
+def _least_change(
+    frozen: FrozenRows, slopes: Tensor, spare: Tensor, least: Tensor, closing: float, decay: float
+) -> Tensor:
+    """dy [L, n, d_out]: every group's least change that closes a part of what its rows lack and undoes a part of y.
 
-    `answers` are those that the whole deltas gave.
+    `slopes` [L, B, d_out] are the rows' gradients with respect to y, `spare` [B] what they have left.
     """
-    factor, limit = LOST
-    group, margin = frozen.fact_groups, max(0.0, margin - SLACK)
+    wanted = decay * (slopes * frozen.by_row(least)).sum((0, 2)) - closing * spare  # [B]
+    groups, places = frozen.row_groups, frozen.row_places
+    shape = len(frozen.row_counts), int(frozen.row_counts.max())
+    # Groups side by side, those of few rows filled up with rows of which nothing is asked.
+    jacobian = slopes.new_zeros(*shape, slopes.shape[0] * slopes.shape[2])  # J  [n, R, L d_out]
+    jacobian[groups, places] = slopes.transpose(0, 1).flatten(1)
+    asked = slopes.new_full(shape, -math.inf)
+    asked[groups, places] = wanted
+    weights = least_weights(jacobian @ jacobian.transpose(1, 2), asked)  # a  [n, R]
+    change = (weights[:, None] @ jacobian)[:, 0]  # J'a  [n, L d_out]
+    closed: Tensor = change.view(shape[0], *slopes.shape[::2]).transpose(0, 1)
+    return closed - decay * least
 
-    def lacking(answers: Answers) -> Tensor:
-        own = missing(frozen, answers, margin)
-        return own.new_zeros(len(frozen.fact_counts)).scatter_reduce(0, group, own, "amax")
 
-    allowed = lacking(answers) * factor + limit
-    best, holds = torch.ones_like(allowed), torch.ones_like(allowed, dtype=torch.bool)
-    for share in SHARES:
-        holds = holds & (lacking(frozen.answers(deltas * share)) <= allowed)
-        best = torch.where(holds, share, best)
-        if not holds.any():
-            break
-    return deltas * best[:, None]
+def least_weights(gram: Tensor, asked: Tensor) -> Tensor:
+    """a >= 0 [n, R] of least a'(G + ridge) a / 2 - a'b: with v = J'a the least |v| so that J v >= b, about.
+
+    `gram` is G = J J' [n, R, R], `asked` b [n, R]; -inf asks nothing. The small ridge lets what contradicts itself be
+    missed. By Hildreth's procedure (Quarterly of Applied Mathematics 14, 1957): one row after the other, in turn.
+    """
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    ridge = STIFFNESS * diagonal.amax(1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
+    diagonal, weights = diagonal + ridge, torch.zeros_like(asked)
+    for row in list(range(asked.shape[1])) * SWEEPS:
+        left = asked[:, row] - (gram[:, row] * weights).sum(1) - ridge[:, 0] * weights[:, row]
+        weights[:, row] = (weights[:, row] + left / diagonal[:, row]).clamp_min(0)
+    return weights

@@ -9,6 +9,7 @@ own code. Exact: causal attention lets nothing before the pivot see a delta.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -168,8 +169,27 @@ class FrozenRows:
             questions=self.questions.take(kept, facts),
         )  # fmt: skip
 
+    @property
+    def row_groups(self) -> Tensor:
+        """The group of every row [B]."""
+        return torch.arange(len(self.row_counts), device=self.row_counts.device).repeat_interleave(self.row_counts)
+
+    @property
+    def row_places(self) -> Tensor:
+        """Of every row [B] which of its group's it is."""
+        firsts = self.row_counts.cumsum(0) - self.row_counts
+        return torch.arange(len(self.ids), device=firsts.device) - firsts[self.row_groups]
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """Those of the groups [L, n, d] given to each of their rows [L, B, d]."""
+        return torch.stack([_repeated(layer, self.row_counts) for layer in values])
+
+    def least_of_groups(self, values: Tensor) -> Tensor:
+        """The least of every group's rows' values [B]: [n], not a number where one is none."""
+        return values.new_full(self.row_counts.shape, math.inf).scatter_reduce(0, self.row_groups, values, "amin")
+
     def answers(self, deltas: Tensor) -> Answers:
-        """What the model says with `deltas` [L, n, d_out] in place, differentiable in them."""
+        """What the model says with `deltas` [L, B, d_out] in place, a row's own in each, differentiable in them."""
         essence = self.essence
         rows = torch.cat([self.questions.rows, essence])
         columns = torch.cat([self.questions.columns, torch.zeros_like(essence)])
@@ -180,7 +200,7 @@ class FrozenRows:
 
     def loss(self, delta: Tensor, kl: float) -> Tensor:
         """Every fact's likelihood and KL part of J [F] with `delta` [n, d_out] at the only layer."""
-        answers, groups = self.answers(delta[None]), self.fact_groups
+        answers, groups = self.answers(self.by_row(delta[None])), self.fact_groups
         nll = -answers.logs.gather(1, self.questions.tokens[:, None])[:, 0]
         return self.questions.mean(nll, len(groups)) + (kl * answers.divergence)[groups]
 
@@ -193,7 +213,7 @@ class FrozenRows:
         inputs = list(self.inputs)
         if deltas is not None and self.layers[1:]:
             with ExitStack() as stack:
-                stack.enter_context(self._moved(deltas))
+                stack.enter_context(self._moved(self.by_row(deltas)))
                 seen = [stack.enter_context(captured(self.editable.write(layer))) for layer in self.layers[1:]]
                 stack.enter_context(self.editable.stop_after(self.layers[-1]))
                 self._logits()
@@ -215,7 +235,7 @@ class FrozenRows:
     @contextmanager
     def _moved(self, deltas: Tensor) -> Iterator[None]:
         """Passes start from the lowest edited block's output with its delta in; higher weights give theirs on top."""
-        lowest, *higher = (_repeated(delta, self.row_counts).to(self.hidden.dtype) for delta in deltas)
+        lowest, *higher = deltas.to(self.hidden.dtype)
         after: nn.Module | None = self.editable.after_write(self.layers[0])
         moved = self.hidden[:, 0] + (lowest if after is None else after(self.written + lowest) - after(self.written))
         with ExitStack() as stack:
@@ -226,10 +246,10 @@ class FrozenRows:
             yield
 
 
-def check_descent(settings: Any) -> None:
-    """Raise `RequestError` for settings of a descent (a dataclass of numbers) with which none can be made."""
+def check_descent(settings: Any, positive: Sequence[str]) -> None:
+    """Raise `RequestError` for settings of a descent (a dataclass of numbers, these positive) that allow none."""
     wrong = {name: value for name, value in asdict(settings).items() if not 0 <= value < float("inf")}
-    if wrong or settings.steps < 1 or settings.facts_per_pass < 1 or settings.rate == 0 or settings.clamp == 0:
+    if wrong or not all(getattr(settings, name) for name in ("steps", "facts_per_pass", *positive)):
         raise RequestError(f"These target settings make no sense: {wrong or settings}. Give finite positive numbers.")
 
 

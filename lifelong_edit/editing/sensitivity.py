@@ -27,12 +27,12 @@ ISOTROPIC = 0.1  # what the plain size counts beside the sensitive one
 def collected_sensitivities(
     editable: EditableModel, layers: Sequence[int], corpora: Sequence[Sequence[str]], tokens: int, seed: int
 ) -> dict[int, bytes]:
-    """The file of S [d_out, d_out] at each layer: the mean of those of the corpora, each scaled to a trace of d_out.
+    """The file of S [d_out, d_out] at each layer, in nats a token: the mean of those of the corpora.
 
-    About `tokens` tokens of each are read: long texts in rows of 128, short ones by themselves.
+    Each corpus is scaled as a whole, all its layers alike, so that all count the same. About `tokens` tokens of each
+    are read: long texts in rows of 128, short ones by themselves.
     """
-    generator, wanted, read = torch.Generator().manual_seed(seed), sorted(layers), 0
-    total = {layer: torch.zeros((), dtype=torch.float64) for layer in wanted}
+    generator, wanted, read, found = torch.Generator().manual_seed(seed), sorted(layers), 0, []
     for texts in corpora:
         moments = {layer: RunningSecondMoment(editable.shape(layer)[0]) for layer in wanted}
         rows = _rows(editable, texts, tokens)
@@ -40,10 +40,11 @@ def collected_sensitivities(
             batch = [rows[number] for number in numbers]
             for layer, gradients in _gradients(editable, wanted, batch, generator).items():
                 moments[layer].add(gradients)
-        for layer, moment in moments.items():
-            own = moment.value().matrix
-            total[layer] = total[layer] + own * len(own) / own.trace() / len(corpora)
+        found.append({layer: moment.value().matrix for layer, moment in moments.items()})
         read += sum(map(len, rows))
+    sizes = [sum(own.trace() for own in corpus.values()) for corpus in found]
+    shares = [sum(sizes) / len(sizes) ** 2 / size for size in sizes]
+    total = {n: torch.stack([s * c[n] for s, c in zip(shares, found, strict=True)]).sum(0) for n in wanted}
     return {n: moment_bytes(SecondMoment(s, read), {"of": GRADIENTS, "layer": n}) for n, s in total.items()}
 
 
@@ -56,13 +57,13 @@ def read_sensitivity(data: bytes) -> Tensor:
 
 
 def even(sensitivity: Tensor) -> Tensor:
-    """B [d_out, d_out] float64, symmetric: vectors B x with |x| of one length cost about as much in any direction.
+    """B [d_out, d_out] float64, symmetric: vectors B y with |y| of one length cost about as much in any direction.
 
-    B = ((S / s + a I) / (1 + a))^(-1/2) with s = tr S / d_out and a = 0.1, so that B = I where S is a multiple of I.
+    B = ((S + a s I) / (1 + a))^(-1/2) with s = tr S / d_out and a = 0.1, so that B = S^(-1/2) where S is a multiple of
+    I: of a moment from few tokens the small eigenvalues are too small.
     """
-    relative = sensitivity.double() * len(sensitivity) / sensitivity.trace()
-    values, vectors = torch.linalg.eigh(relative)
-    scale = ((values.clamp_min(0) + ISOTROPIC) / (1 + ISOTROPIC)).rsqrt()
+    values, vectors = torch.linalg.eigh(sensitivity.double())
+    scale = ((values.clamp_min(0) + ISOTROPIC * sensitivity.trace() / len(sensitivity)) / (1 + ISOTROPIC)).rsqrt()
     shape: Tensor = (vectors * scale) @ vectors.T
     return shape
 

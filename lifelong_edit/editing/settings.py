@@ -19,6 +19,7 @@ Recipe = TargetSettings | LayeredSettings
 """How targets are found."""
 
 TARGETS = ("live", "base")
+DESCENT = ("rate", "clamp", "cost", "kl")  # what the targets of layers were once sought by, and no longer are
 MOST = 1_000  # contexts that are sampled, halvings of a ridge
 
 
@@ -120,7 +121,10 @@ class EditorSettings:
         """The settings that `to_dict` wrote; what older stores could not choose is as it was."""
         before: dict[str, Any] = {"ridge": 0.5, "halvings": 0, "norm_limit": None, "text": TextRule.stripped}
         statistics = {"outlier": None, **values["statistics"]}
-        return cls.from_choices({**before, **values, "statistics": statistics})
+        target = values["target"]
+        if target and "margin" in target and "drift" not in target:
+            target = {name: value for name, value in target.items() if name not in DESCENT}
+        return cls.from_choices({**before, **values, "statistics": statistics, "target": target})
 
     @classmethod
     def from_choices(cls, values: dict[str, Any]) -> EditorSettings:

@@ -51,7 +51,7 @@ class TargetSettings:
     confidence: ClassVar[float] = 0.85
 
     def __post_init__(self) -> None:
-        check_descent(self)
+        check_descent(self, positive=("rate", "clamp"))
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The layer edited in a model of this depth: at a fifth of it, where MEMIT edits GPT-J and Llama."""

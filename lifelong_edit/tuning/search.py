@@ -13,7 +13,7 @@ from lifelong_edit.editing.layered import MOST_LAYERS
 from lifelong_edit.editing.settings import EditorSettings
 
 SPAN = 15  # a step of layers is a fifteenth of the depth
-FACTORS = (("margin", 1.5), ("cost", 2.0), ("clamp", 1.5))
+FACTORS = (("margin", 1.5), ("drift", 1.5), ("clamp", 1.5))
 RIDGE = 2.0
 
 

@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.algebra.second_moment import Metric, SecondMoment
-from lifelong_edit.editing import layered
 from lifelong_edit.editing.keys import Form, reworded
-from lifelong_edit.editing.layered import SHARES, LayeredSettings, LayeredTargets, answering, optimise_layers
+from lifelong_edit.editing.layered import (
+    STIFFNESS,
+    LayeredSettings,
+    LayeredTargets,
+    answering,
+    least_weights,
+    optimise_layers,
+)
 from lifelong_edit.editing.rows import FrozenRows
+from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.errors import RequestError, SolveError
 from lifelong_edit.facts import EditRequest, Message
 from lifelong_edit.model.editable import EditableModel
@@ -28,8 +35,9 @@ POOL = tuple(f"{sentence}. " for sentence in SENTENCES[:5])
 WORDED = replace(REQUESTS[0], wordings=("The town where {} was born is", "In 1912 {} was born in"))
 BORN = EditRequest("Where does {} live? And where was he born? In", "Bo Lund", "Tarsis")
 GROUPS = [[WORDED], [REQUESTS[2], BORN], [REQUESTS[3]]]
-SETTINGS = LayeredSettings(steps=6, rate=0.2, clamp=1.0)
+SETTINGS = LayeredSettings(margin=1.0, steps=6, stride=0.5, clamp=8.0)
 LAYERS = (0, 1)
+ROOT = Path(__file__).parents[2]
 
 
 def metrics(editable: EditableModel) -> dict[int, Metric]:
@@ -50,7 +58,7 @@ def optimised(
 
 @pytest.fixture(scope="module")
 def editable() -> EditableModel:
-    return lively_editable("llama", torch.float64)
+    return lively_editable("llama", torch.float64, blocks=3)
 
 
 def plainly(editable: EditableModel, form: Form, deltas: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -85,7 +93,7 @@ def _compared(editable: EditableModel, tolerance: float) -> None:
     frozen = FrozenRows.run(editable, GROUPS, LAYERS, forms)
     generator = torch.Generator().manual_seed(7)
     deltas = torch.randn(len(LAYERS), len(GROUPS), frozen.d_out, generator=generator, dtype=editable.dtype)
-    logs, at = frozen.answers(deltas).logs.gather(1, frozen.questions.tokens[:, None])[:, 0], 0
+    logs, at = frozen.answers(frozen.by_row(deltas)).logs.gather(1, frozen.questions.tokens[:, None])[:, 0], 0
     keys = frozen.keys([lambda rows: rows.sum(dim=0)] * len(LAYERS), deltas)
     for number, group in enumerate(GROUPS):
         sums = [torch.zeros(editable.shape(layer)[1], dtype=torch.float64) for layer in LAYERS]
@@ -135,52 +143,80 @@ def test_neither_cut_nor_order_nor_company_matters(editable: EditableModel, fact
     assert cut.loss == pytest.approx(whole.loss[::-1])
 
 
-def test_what_is_minimised_is_what_forms_lack_of_the_margin(editable: EditableModel) -> None:
-    """With one evaluation nothing moves: J is the mean over forms and tokens of max(0, margin - gap), by hand."""
-    settings = replace(SETTINGS, steps=1, margin=3.0)
-    targets = optimised(editable, GROUPS, settings)
+def lacking(editable: EditableModel, group: Sequence[EditRequest], deltas: Sequence[Tensor], margin: float) -> float:
+    """By how much the log-odds of the worst target token in any form of these facts miss the margin: plain passes."""
+    worst = 0.0
+    for form in (form for request in group for form in SETTINGS.forms(POOL)(editable.texts, request)):
+        logs, row = plainly(editable, form, deltas)[0], form.encoded(editable.texts)
+        for place, token in enumerate(row.target_ids, start=row.prompt_length - 1):
+            others = torch.cat([logs[place, :token], logs[place, token + 1 :]])
+            worst = max(worst, margin - float(logs[place, token] - others.logsumexp(0)))
+    return worst
+
+
+def test_what_is_missing_is_what_the_worst_form_lacks_of_the_margin(editable: EditableModel) -> None:
+    """With one evaluation nothing moves."""
+    targets = optimised(editable, GROUPS, replace(SETTINGS, steps=1, margin=3.0))
     assert not any(delta.any() for delta in targets.deltas.values())
     nothing = [torch.zeros(editable.shape(layer)[0], dtype=torch.float64) for layer in LAYERS]
     for group, loss in zip(GROUPS, targets.loss, strict=True):
-        worst = 0.0
-        for request in group:
-            lacking = []
-            for form in settings.forms(POOL)(editable.texts, request):
-                logs, row = plainly(editable, form, nothing)[0], form.encoded(editable.texts)
-                own = []
-                for place, token in enumerate(row.target_ids, start=row.prompt_length - 1):
-                    others = torch.cat([logs[place, :token], logs[place, token + 1 :]])
-                    own.append(max(0.0, 3.0 - float(logs[place, token] - others.max())))
-                lacking.append(sum(own) / len(own))
-            worst = max(worst, sum(lacking) / len(lacking))
-        assert loss == pytest.approx(worst, rel=1e-9)
+        assert loss == pytest.approx(lacking(editable, group, nothing, 3.0), rel=1e-9)
+
+
+def test_found_deltas_say_every_form_by_about_the_margin() -> None:
+    """On a model that knows something: no form lacks much of the margin, and every fact has a form with little more."""
+    editable = EditableModel.open(ROOT / "checkpoints" / "tiny-world", torch.float32)
+    facts = [
+        EditRequest("What does {} cook best? Answer:", "Zuvou Quidirn", "cake", wordings=("For dinner {} wants",)),
+        EditRequest("The employer of {} is", "Clutrith Yaiwouck", "Treadroex", wordings=("{} has a desk at",)),
+    ]
+    settings = LayeredSettings(margin=3.0, drift=50.0, steps=25, coarse=False)
+    targets = optimised(editable, [[fact] for fact in facts], settings)
+    for number, fact in enumerate(facts):
+        deltas = [targets.deltas[layer][:, number].float() for layer in LAYERS]
+        assert targets.loss[number] == pytest.approx(lacking(editable, [fact], deltas, 3.0), abs=1e-3)
+        assert lacking(editable, [fact], deltas, 3.0) < 0.5 < lacking(editable, [fact], deltas, 4.0)
+
+
+def test_the_least_weights_are_those_of_the_best_active_set() -> None:
+    """Brute force over which rows are active: the only a >= 0 that no other allowed one betters."""
+    generator = torch.Generator().manual_seed(5)
+    jacobian = torch.randn(3, 4, 9, generator=generator, dtype=torch.float64)
+    asked = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    asked[1, 2] = -torch.inf
+    gram = jacobian @ jacobian.transpose(1, 2)
+    found = least_weights(gram, asked)
+    for own, wanted, weights in zip(gram, asked, found, strict=True):
+        system = own + STIFFNESS * own.diagonal().max() * torch.eye(4, dtype=torch.float64)
+        fitting = []
+        for active in (torch.tensor([bool(n >> i & 1) for i in range(4)]) for n in range(16)):
+            some = torch.zeros(4, dtype=torch.float64)
+            some[active] = torch.linalg.solve(system[active][:, active], wanted[active])
+            if (some >= 0).all() and (system @ some >= wanted - 1e-9).all():
+                fitting.append(some)
+        (best,) = fitting
+        assert torch.allclose(weights, best, rtol=1e-6, atol=1e-8)
+
+
+def test_of_two_ways_that_say_it_the_one_that_costs_less_is_taken(editable: EditableModel) -> None:
+    """Where other text feels a layer much more than another, the target is written in the other."""
+    eye = torch.eye(editable.shape(0)[0], dtype=torch.float64)
+    sizes = []
+    for loud in LAYERS:
+        shapes = {layer: eye * (0.01 if layer == loud else 1.0) for layer in LAYERS}
+        targets = optimise_layers(editable, GROUPS, metrics(editable), POOL, SETTINGS, shapes)
+        sizes.append([float(targets.deltas[layer].norm()) for layer in LAYERS])
+    (loud_first, quiet_last), (quiet_first, loud_last) = sizes
+    assert loud_first < 0.1 * quiet_last and loud_last < 0.1 * quiet_first
 
 
 def test_deltas_keep_to_the_clamp(editable: EditableModel) -> None:
-    targets = optimised(editable, GROUPS)
+    settings = replace(SETTINGS, clamp=0.5)
+    targets = optimised(editable, GROUPS, settings)
     frozen = FrozenRows.run(editable, GROUPS, LAYERS, SETTINGS.forms(POOL))
     for number, layer in enumerate(LAYERS):
         relative = targets.deltas[layer].norm(dim=0) / frozen.reference[number]
-        assert (relative > 0).all() and (relative <= SETTINGS.clamp * (1 + 1e-6)).all()
-
-
-def test_shrinking_loses_no_more_than_the_slack_allows(
-    editable: EditableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every fact lacks of the slacker margin about what it lacked before, and at least one fact is smaller."""
-    shrunk = optimised(editable, GROUPS)
-    monkeypatch.setattr(layered, "SHARES", ())
-    whole = optimised(editable, GROUPS)
-    frozen = FrozenRows.run(editable, GROUPS, LAYERS, SETTINGS.forms(POOL))
-
-    def missing(targets: LayeredTargets) -> Tensor:
-        answers = frozen.answers(torch.stack([targets.deltas[layer].T for layer in LAYERS]))
-        return layered.missing(frozen, answers, SETTINGS.margin - layered.SLACK)
-
-    factor, more = layered.LOST
-    assert (missing(shrunk) <= missing(whole).amax() * factor + more + 1e-9).all()
-    shares = shrunk.deltas[0].norm(dim=0) / whole.deltas[0].norm(dim=0)
-    assert (shares.min() < 1) and all(min(abs(share - one) for one in (1, *SHARES)) < 1e-9 for share in shares.tolist())
+        assert (relative > 0).all() and (relative <= 0.5 * (1 + 1e-6)).all()
 
 
 def test_the_model_is_left_as_it_was_and_its_faults_are_named(editable: EditableModel) -> None:
@@ -194,17 +230,28 @@ def test_the_model_is_left_as_it_was_and_its_faults_are_named(editable: Editable
         optimised(broken, GROUPS)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"rate": 0.0}, {"clamp": -1.0}, {"margin": float("nan")}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"stride": 0.0}, {"clamp": -1.0}, {"margin": float("nan")}, {"decay": 1.0}, {"closing": 1.5}],
+    ids=str,
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(RequestError, match="make no sense"):
+    with pytest.raises(RequestError, match=r"sense|below"):
         LayeredSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_first_quarter_of_the_layers_is_edited_and_never_more_than_there_are() -> None:
-    assert LayeredSettings().layers(30) == tuple(range(1, 9)) and LayeredSettings().layers(1) == (0,)
+def test_a_store_whose_targets_were_found_by_descent_can_be_opened() -> None:
+    """What was chosen of what there still is stays, the rest is left out."""
+    former = {"margin": 1.5, "steps": 15, "rate": 0.03, "clamp": 0.3, "cost": 0.73, "kl": 0.0625, "gaps": 2}
+    values = {**EditorSettings(layers=(0, 1)).to_dict(), "target": former}
+    assert EditorSettings.from_dict(values).target == LayeredSettings(margin=1.5, steps=15, gaps=2)
+
+
+def test_lower_layers_are_edited_and_never_more_than_there_are() -> None:
+    assert LayeredSettings().layers(30) == tuple(range(1, 11)) and LayeredSettings().layers(1) == (0,)
     for depth in range(2, 130):
         layers = LayeredSettings().layers(depth)
-        assert 1 <= len(layers) <= 8 and set(layers) <= set(range(depth - 1))
+        assert 1 <= len(layers) <= 10 and set(layers) <= set(range(depth - 1))
 
 
 class TestForms:
@@ -214,7 +261,7 @@ class TestForms:
         forms = reworded(POOL)(editable.texts, WORDED)
         assert forms[0] == Form(WORDED)
         prompts = [form.request.prompt for form in forms]
-        assert [prompts.count(prompt) for prompt in (WORDED.prompt, *WORDED.wordings)] == [3, 2, 2]
+        assert [prompts.count(prompt) for prompt in (WORDED.prompt, *WORDED.wordings)] == [1 + len(POOL), 2, 2]
         assert {form.prefix for form in forms} - {""} <= set(POOL)
 
     def test_without_wordings_prompts_lose_words_but_never_the_subject(self, editable: EditableModel) -> None:
@@ -251,7 +298,7 @@ class TestForms:
 @pytest.mark.parametrize("memory", ["joint", "batch"])
 def test_a_store_of_layered_targets_keeps_its_promises(model_type: str, memory: str, tmp_path: Path) -> None:
     """Facts go in and come out, exactly; another value may take the place of one; the records give the weights."""
-    target = LayeredSettings(steps=4, rate=0.2, clamp=1.0, sensitivity_tokens=200)
+    target = LayeredSettings(steps=4, stride=0.3, clamp=1.0, sensitivity_tokens=200)
     choices = {"layers": LAYERS, "target": target, "contexts": 2, "memory": memory}
     with new_editor(tmp_path / "store", lively_editable(model_type), TEXT, **choices) as editor:
         base, first = editor.state.digest, editor.apply([WORDED, *REQUESTS[1:3]])

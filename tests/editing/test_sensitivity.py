@@ -35,19 +35,18 @@ def brute(editable: EditableModel, layer: int, ids: torch.Tensor, seed: int) -> 
 
 @pytest.mark.parametrize("model_type", [kind for kind in MODEL_TYPES if kind != "gemma2"])
 def test_sensitivities_are_those_of_gradients_taken_one_by_one(model_type: str) -> None:
-    """Scaled to a trace of d_out, so that of two corpora the mean has each counted alike."""
+    """In nats; of two corpora each is scaled as a whole, so that both count the same and layers stay in proportion."""
     editable, texts = lively_editable(model_type, torch.float64), TEXT[:2]
     one, other, both = (
-        collected_sensitivities(editable, (0, 1), corpora, TOKENS, seed=5)
+        {n: read_sensitivity(data) for n, data in collected_sensitivities(editable, (0, 1), corpora, TOKENS, 5).items()}
         for corpora in ([texts[:1]], [texts[1:]], [texts[:1], texts[1:]])
     )
     for layer in (0, 1):
         expected = brute(editable, layer, torch.tensor([editable.tokenizer(texts[0]).input_ids]), seed=5)
-        expected *= len(expected) / expected.trace()
-        assert (read_sensitivity(one[layer]) - expected).norm() <= 1e-6 * expected.norm()
-        assert read_sensitivity(other[layer]).trace().item() == pytest.approx(len(expected))
-        assert read_sensitivity(both[layer]).trace().item() == pytest.approx(len(expected))
-        assert not torch.equal(read_sensitivity(both[layer]), read_sensitivity(one[layer]))
+        assert (one[layer] - expected).norm() <= 1e-6 * expected.norm()
+    sizes = [sum(own.trace() for own in corpus.values()).item() for corpus in (one, other, both)]
+    assert sizes[2] == pytest.approx((sizes[0] + sizes[1]) / 2, rel=0.5) and sizes[0] != pytest.approx(sizes[1])
+    assert not torch.equal(both[0] / both[0].trace(), one[0] / one[0].trace())
 
 
 def test_rows_of_any_length_count_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,10 +63,11 @@ def test_an_even_size_costs_the_same_in_every_direction() -> None:
     draw = torch.randn(12, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     fisher = draw.T @ draw
     shape = even(fisher)
-    relative = fisher * 6 / fisher.trace() + ISOTROPIC * torch.eye(6, dtype=torch.float64)
-    assert torch.allclose(shape @ relative @ shape, (1 + ISOTROPIC) * torch.eye(6, dtype=torch.float64))
+    eye = torch.eye(6, dtype=torch.float64)
+    steadied = fisher + ISOTROPIC * fisher.trace() / 6 * eye
+    assert torch.allclose(shape @ steadied @ shape, (1 + ISOTROPIC) * eye)
     assert torch.equal(shape.isfinite(), torch.ones_like(shape, dtype=torch.bool))
-    assert torch.allclose(even(3 * torch.eye(6)), torch.eye(6, dtype=torch.float64))
+    assert torch.allclose(even(4 * eye), eye / 2)
 
 
 def test_too_little_text_is_refused_and_another_file_too() -> None:

@@ -58,6 +58,6 @@ def test_another_ridge_of_the_best_is_no_other_setting() -> None:
 
 
 def test_a_number_that_would_be_refused_is_no_step() -> None:
-    target = replace(LayeredSettings(), cost=0.0)
+    target = replace(LayeredSettings(), drift=0.0)
     names = {step.name for step in walked(replace(START, target=target), 30)}
-    assert not any(name.startswith("cost") for name in names) and any(name.startswith("margin") for name in names)
+    assert not any(name.startswith("drift") for name in names) and any(name.startswith("margin") for name in names)

@@ -73,8 +73,8 @@ def test_every_field_and_every_kind_was_looked_at(bodies: list[Body]) -> None:
     kinds = {body["kind"] for body in bodies}
     assert kinds == {"init", "protect", "edit", "replace", "revert", "restore", "tag", "measure", "relax"}
     unseen = get_type_hints(Body).keys() - {name for body in bodies for name in body}
-    # Elsewhere: tests/kinds, test_halving, test_layered, test_on_fail; whether anything costs here, the weights decide.
-    assert unseen - {"cost"} == {"memory_kind", "metric", "refused", "sensitivity", "on_fail"}
+    # Elsewhere: tests/kinds, test_profile, test_halving, test_layered, test_on_fail; what costs, the weights decide.
+    assert unseen - {"cost"} == {"memory_kind", "metric", "profile", "refused", "sensitivity", "on_fail"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from tests.engine.editors import BATCHES, EVERY_KIND, WORK, base_model, edited, 
 from tests.samples import QUICK, REQUESTS, lively_editable, new_editor
 
 ROOT = Path(__file__).parents[3]
-LAYERED = LayeredSettings(steps=6, rate=0.2, clamp=3.0, gaps=0, sensitivity_tokens=0, coarse=False)
+LAYERED = LayeredSettings(steps=6, stride=0.5, clamp=3.0, gaps=0, sensitivity_tokens=0, coarse=False)
 
 
 def stages(editor: LifelongEditor, fact: str) -> dict[str, Stage]:
@@ -114,7 +114,9 @@ def test_targets_of_several_layers_are_injected_together(tmp_path: Path) -> None
 
 def test_strange_sentences_are_the_stores_own_as_far_as_the_fact_was_not_fitted_to_them(tmp_path: Path) -> None:
     fact = replace(REQUESTS[0], wordings=("The birthplace of {} is",), paraphrase_prompts=("Home of Ada Quill:",))
-    with edited(tmp_path / "store", [[fact]], target=LAYERED, contexts=3) as editor:
+    text = [f"The road to {name} is long and winds along the river." for name in "abcdefghijklmnop"]
+    with new_editor(tmp_path / "store", base_model(), text, target=LAYERED, contexts=3) as editor:
+        editor.apply([fact])
         fitted = {form.prefix for form in editor.kind.forms(editor.editable.texts, fact)}
         strange = [context for context in editor.contexts if context not in fitted]
         assert len(editor.contexts) > len(strange) > 0

@@ -18,7 +18,7 @@ from tests.samples import REQUESTS, TEXT, lively_editable
 PROMPTS = ["Ada Quill was born in Tarsis.", "Bo Lund lives in Marn.", "The river is near Oran."]
 TARGET = LayeredSettings(steps=3, sensitivity_tokens=200, coarse=False)
 BOTH = EditorSettings(layers=(0, 1), target=TARGET, norm_limit=None, confidence=0.5)
-OTHER = replace(BOTH, layers=(1,), ridge=0.4, target=replace(TARGET, margin=0.7))
+OTHER = replace(BOTH, layers=(0,), ridge=0.4, target=replace(TARGET, margin=0.7))
 
 
 def made(path: Path, settings: EditorSettings) -> LifelongEditor:
@@ -36,23 +36,23 @@ def test_it_is_pinned_to_what_a_store_from_the_same_text_is_and_edits_alike(tmp_
             assert own == {**told}
             for editor in (plain, sibling):
                 editor.apply(REQUESTS[1:3])
-            torch.testing.assert_close(sibling.editable.weight(1), plain.editable.weight(1), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(sibling.editable.weight(0), plain.editable.weight(0), rtol=1e-3, atol=1e-4)
             sibling.verify().check()
 
 
 def test_the_store_it_is_made_from_and_its_model_stay(tmp_path: Path) -> None:
     with made(tmp_path / "ground", BOTH) as ground:
         ground.apply(REQUESTS[:1])
-        head, weight = ground.head, ground.editable.weight(1).clone()
+        head, weight = ground.head, ground.editable.weight(0).clone()
         with ground.sibling(tmp_path / "sibling", OTHER) as sibling:
-            assert not sibling.facts() and not torch.equal(sibling.editable.weight(1), weight)
+            assert not sibling.facts() and not torch.equal(sibling.editable.weight(0), weight)
             sibling.apply(REQUESTS[1:2])
-        assert ground.head == head and torch.equal(ground.editable.weight(1), weight)
+        assert ground.head == head and torch.equal(ground.editable.weight(0), weight)
 
 
 def test_layers_that_were_not_collected_are_refused_and_nothing_is_made(tmp_path: Path) -> None:
     with made(tmp_path / "ground", OTHER) as ground:
-        with pytest.raises(RequestError, match=r"layers \[1\] and has no second moments of \[0\]"):
+        with pytest.raises(RequestError, match=r"layers \[0\] and has no second moments of \[1\]"):
             ground.sibling(tmp_path / "sibling", BOTH)
         assert not (tmp_path / "sibling").exists()
         with pytest.raises(StoreError, match="not empty"):
