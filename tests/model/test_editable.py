@@ -46,7 +46,8 @@ def test_every_row_of_the_table_opens(tmp_path, editable):
     assert not opened.model.training
     assert not any(parameter.requires_grad for parameter in opened.model.parameters())
     assert opened.weight_name(1) in dict(opened.model.named_parameters())
-    torch.testing.assert_close(logits(opened), logits(editable), rtol=0, atol=1e-6)
+    torch.testing.assert_close(dict(opened.model.state_dict()), dict(editable.model.state_dict()), rtol=0, atol=0)
+    torch.testing.assert_close(logits(opened), logits(editable), rtol=0, atol=1e-5)  # llama's norms round to float32
 
 
 def test_writing_a_weight_back_changes_nothing(editable):
