@@ -58,7 +58,7 @@ class LifelongEditor(Reader):
         watch: Watch | None = None,
         protect: Sequence[EditRequest] = (),
         memory_kind: str = DEFAULT,
-        method: str = "memit",
+        method: str = METHOD,
         prompts: Sequence[str] | None = None,
         profile: str | Path | None = None,
     ) -> LifelongEditor:

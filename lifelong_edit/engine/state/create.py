@@ -61,7 +61,7 @@ def found(
     watch: Watch | None,
     protect: Sequence[EditRequest] = (),
     memory_kind: str = DEFAULT,
-    method: str = "memit",
+    method: str = METHOD,
     prompts: Sequence[str] | None = None,
     profile: Profile | None = None,
 ) -> Store:
