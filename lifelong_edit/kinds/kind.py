@@ -183,13 +183,14 @@ class Kind(ABC):
     """One kind of memory at work: a store's records, and the model they change.
 
     `promise` says what taking facts out means, `exports` as what a store can leave this library: "weights" (a plain
-    checkpoint), "adapter" (low-rank factors), or nothing.
+    checkpoint), "adapter" (low-rank factors), or nothing. `needs_...` say what is taken from generic text at `create`.
     """
 
     name: ClassVar[str]
     promise: ClassVar[Promise]
     exports: ClassVar[tuple[str, ...]] = ()
     needs_moments: ClassVar[bool] = False
+    needs_sensitivities: ClassVar[bool] = False
 
     def __init__(
         self, store: Store, entries: Sequence[Entry], settings: EditorSettings, editable: EditableModel

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong_edit import kinds
+from lifelong_edit.editing.layered import LayeredSettings
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.engine.reader import Reader
@@ -59,6 +60,13 @@ def outputs(editor: Reader) -> Tensor:
         ids = torch.tensor([tokens(editor.editable.tokenizer, request.question)[0]])
         found.append(editor.model(input_ids=ids).logits[0, -1].detach())
     return torch.stack(found)
+
+
+def test_a_store_keeps_what_its_kind_needs_of_the_text(kind: str, tmp_path: Path) -> None:
+    settings = EditorSettings(layers=(0,), contexts=1, target=LayeredSettings(sensitivity_tokens=60))
+    with LifelongEditor.create(tmp_path / "store", base_model(), settings, TEXT, memory_kind=kind) as editor:
+        kept = editor.history()[0].body.keys() & {"statistics", "sensitivity"}
+    assert kept == ({"statistics", "sensitivity"} if kind == "kernel" else set())
 
 
 def test_an_edit_moves_its_facts_and_its_revert_takes_that_back(editor: LifelongEditor) -> None:

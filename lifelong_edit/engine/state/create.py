@@ -88,7 +88,7 @@ def found(
     with _pinning(Store.create(path)) as store:
         scratch = store.layout.statistics
         # First: an interrupted collection of moments goes on where it was, and this begins anew.
-        sensitivities = _sensitivities(editable, settings, text, prompts)
+        sensitivities = _sensitivities(editable, settings, text, prompts) if kind.needs_sensitivities else {}
         if kind.needs_moments:
             moments = _with_texts(moments, editable, base, settings, text, prompts, scratch, progress)
         contexts = _contexts(editable, settings, text or ())

@@ -46,7 +46,7 @@ class Kernel(Kind):
     name = "kernel"
     promise = "exact"
     exports = ("weights", "adapter")
-    needs_moments = True
+    needs_moments = needs_sensitivities = True
 
     base: KernelState
 
