@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from lifelong_edit.algebra.second_moment import RunningSecondMoment
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import canonical_digest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured
+from lifelong_edit.model.tokens import right_padded
 
 TEXTS_PER_PASS = 32
 
@@ -108,9 +108,7 @@ def _add(
     """Count every token of `rows` at every layer, up to the budget; the first rows decide what an outlier is."""
     if not rows:
         return
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=editable.pad_id)
-    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
-    ids, mask = ids.to(editable.device), mask.to(editable.device)
+    ids, mask = (padded.to(editable.device) for padded in right_padded(rows))
     with ExitStack() as stack:
         seen = {layer: stack.enter_context(captured(editable.write(layer))) for layer in state.moments}
         with editable.stop_after(top):
