@@ -155,6 +155,11 @@ class EditRequest:
             )
 
     @property
+    def needs_template(self) -> bool:
+        """Whether its prompt or its end is yet to be told by the tokenizer of a model."""
+        return not self.prompt or self.end is True
+
+    @property
     def question(self) -> str:
         """The prompt with the subject in its place, as the user wrote it; `RequestError` where it has messages only."""
         if not self.prompt:

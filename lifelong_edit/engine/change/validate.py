@@ -62,7 +62,7 @@ def take_in(
         elif id in new:
             raise RequestError(f"request id {id!r} stands twice in the batch. Give each request its own id.")
         else:
-            new[id] = rendered(editable, request)
+            new[id] = rendered(editable, request) if request.needs_template else request
     _check_statements(new)
     check_lengths(editable, list(new.values()), forms)
     slots = [slot_key(slot_ids(encode(editable.texts, request))) for request in new.values()]
