@@ -3,7 +3,8 @@
     LIFELONG_EDIT_DATA=... python scripts/real_ends.py --model checkpoints/smollm2 --store fresh --ends none . own
 
 `none` asks for no end, `own` for the model's own, anything else is the end itself. With `--chat` facts are told as
-messages of the chat template, with the plain prompt and two wordings as wordings. The facts are the first of seed 0 of
+messages of the chat template: `plain` with the plain prompt and two wordings as wordings, `chat` with three wordings in
+the form of the template. The facts are the first of seed 0 of
 the pool that settings are chosen by (`real_facts`); `--store` is made where there is none, and never edited itself.
 """
 
@@ -17,12 +18,12 @@ from pathlib import Path
 
 import torch
 from tabulate import tabulate
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from lifelong_edit import EditRequest, LifelongEditor
 from lifelong_edit.cli.options import hide_loading_bars
 from lifelong_edit.facts import Message
-from lifelong_edit.model.chat import rendered
+from lifelong_edit.model.chat import chat_text, rendered
 from lifelong_edit.tracking.honest import Answers, Sheet, answered
 from real_facts import Draw, Fact, Material
 from real_quality import settings_of
@@ -36,13 +37,15 @@ HEADERS = [
 ]  # fmt: skip
 
 
-def requested(fact: Fact, end: str, chat: bool) -> EditRequest:
-    """The request of a fact, told as a prompt or as a message."""
+def requested(fact: Fact, end: str, chat: str | None, tokenizer: PreTrainedTokenizerBase) -> EditRequest:
+    """The request of a fact, told as a prompt or as a message with wordings of a form."""
     asked = {"none": None, "own": True}.get(end, end)
     id = f"case-{fact.case}"
     if not chat:
         return EditRequest(fact.prompt, fact.subject, fact.new, id=id, wordings=fact.wordings, end=asked)
     told, wordings = (Message("user", fact.prompt),), (fact.prompt, *fact.wordings[:2])
+    if chat == "chat":
+        wordings = tuple(chat_text(tokenizer, [Message("user", wording)]) for wording in fact.wordings)
     return EditRequest(subject=fact.subject, target_new=fact.new, id=id, wordings=wordings, messages=told, end=asked)
 
 
@@ -77,9 +80,12 @@ class Trial:
         with tempfile.TemporaryDirectory(prefix="real-ends-") as folder:
             store = Path(shutil.copytree(self.chosen.store, Path(folder) / "store"))
             with LifelongEditor.open(store, self.chosen.model, dtype=torch.float32) as editor:
-                failed = editor.apply([requested(fact, end, self.chosen.chat) for fact in facts]).failed
+                failed = editor.apply([requested(fact, end, self.chosen.chat, tokenizer) for fact in facts]).failed
                 editable, model = editor.editable, editor.model
-                asked = [[rendered(editable, requested(f, "none", chat)) for f in facts] for chat in (False, True)]
+                asked = [
+                    [rendered(editable, requested(fact, "none", form, tokenizer)) for fact in facts]
+                    for form in (None, "plain")
+                ]
                 plain, chats = (answered(editable, [Sheet(str(r.id), r) for r in form]) for form in asked)
                 after = answers(model, tokenizer, self.others)
                 worded = answers(model, tokenizer, [(p, fact.new) for fact in facts for p in fact.paraphrases])
@@ -107,7 +113,7 @@ def main() -> None:
     parser.add_argument("--ends", nargs="+", default=["none", "."])
     parser.add_argument("--facts", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=20_000, help="of the texts, for a new store")
-    parser.add_argument("--chat", action="store_true", help="tell the facts as messages of the chat template")
+    parser.add_argument("--chat", choices=["plain", "chat"], help="tell facts as messages, with wordings of this form")
     chosen = parser.parse_args()
     hide_loading_bars()
     trial = Trial(chosen)
