@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lifelong_edit.defaults import EFFICACY
 from lifelong_edit.escapes import printable, printable_json, printable_lines
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.store import ADDING, Entry, FactLife
 from lifelong_edit.tracking.unsaid import answers
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def ids_in(entry: Entry, name: str = "facts") -> list[str]:
 
 def failed_in(entry: Entry) -> set[str]:
     """The ids of the facts an entry wrote that do not hold right after it."""
-    said = answers(entry) if entry.kind in (*EDITS, "protect") else {}
+    said = answers(entry) if entry.kind in ADDING else {}
     return {id for id in ids_in(entry) if said.get(id) is False}
 
 
@@ -170,7 +170,9 @@ def summary(entry: Entry) -> str:
     back += [f"reinstated {seq}" for seq in body.get("reinstated", ())]
     if entry.kind == "repair":
         told = ["all batches solved together"]
-    told += [f"efficacy {was:.3f} to {now:.3f}" for was, now in [body["effect"][EFFICACY]]] if "effect" in body else []
+    told += [
+        f"efficacy {was:.3f} to {now:.3f}" for name, (was, now) in body.get("effect", {}).items() if name == EFFICACY
+    ]
     others += [f"not {held}"] if failed else []
     cost = ids_in(entry, "cost")
     lost = f"; {counted(len(cost), 'older fact')} said no longer: {listed(cost, 5)}" if cost else ""
@@ -184,7 +186,7 @@ def init_lines(entry: Entry) -> list[str]:
     if known is None:
         return lines
     told = f"the base says {known['said']} of {counted(known['asked'], 'prompt')}"
-    if not known["said"]:
+    if not (known["probability"] and known["margin"]):
         return [*lines, told]
     (low, middle, high), (least, margin, most) = known["probability"], known["margin"]
     return [
@@ -198,7 +200,7 @@ def metric_means(entry: Entry) -> list[tuple[str, float, int]]:
     """Each metric that an entry has scores of, with its mean over all cohorts and how many facts that are."""
     found: dict[str, list[tuple[float, int]]] = {}
     for row in entry.body.get("retention", ()):
-        if row["value"] is not None:
+        if row["value"] is not None and row["facts"] > 0:
             found.setdefault(row["metric"], []).append((row["value"], row["facts"]))
     facts = {name: sum(count for _, count in rows) for name, rows in found.items()}
     return [(name, sum(v * n for v, n in rows) / facts[name], facts[name]) for name, rows in found.items()]

@@ -36,7 +36,7 @@ def write_browsable(entries: Sequence[Entry], path: Path) -> None:
     }
     with new_file(path) as file, sqlite_errors("writing", path), closing(Database(file, execute_plugins=False)) as db:
         for name, (columns, key, links) in COLUMNS.items():
-            db.table(name).create(columns, pk=key, foreign_keys=links).insert_all(rows[name])
+            db.table(name).create(columns, pk=key, foreign_keys=links).insert_all(rows[name], replace=True)
         db.table("facts").enable_fts(SEARCHED)
 
 

@@ -158,7 +158,7 @@ def _capacity(entries: Sequence[Entry]) -> dict[str, float]:
     newest: Mapping[str, WeightTelemetry] = next(
         (e.body["telemetry"] for e in reversed(entries) if "telemetry" in e.body), {}
     )
-    return {weight: share for weight, read in newest.items() if (share := read["capacity"]) is not None}
+    return {weight: share for weight, read in newest.items() if (share := read.get("capacity")) is not None}
 
 
 def _rows(

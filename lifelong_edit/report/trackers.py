@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import fmean
 from typing import Any, Protocol
 
 from lifelong_edit.store import Entry
@@ -42,7 +41,7 @@ def numbers_of(entry: Entry) -> dict[str, float]:
     found |= {f"drift/{row['metric']}": row["value"] for row in body.get("drift", ())}
     for metric, scores in body.get("scores", {}).items():
         own = [score for score in scores.values() if score is not None]
-        found[f"scores/{metric}"] = fmean(own) if own else None
+        found[f"scores/{metric}"] = sum(own) / len(own) if own else None
     return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
 
 

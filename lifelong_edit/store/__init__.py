@@ -1,7 +1,7 @@
 """The store on disk: an append-only ledger beside content-addressed records. Neither torch nor a model is needed."""
 
 from lifelong_edit.store.copies import Copied, backup, clone
-from lifelong_edit.store.history import EDITS, REFITS, Column, FactLife, History, lives
+from lifelong_edit.store.history import ADDING, EDITS, REFITS, Column, FactLife, History, lives
 from lifelong_edit.store.ledger import GENESIS, Entry, Ledger
 from lifelong_edit.store.objects import KernelPart, KernelRecord, ObjectStore, Record, read_record
 from lifelong_edit.store.store import Store, StoreLayout, WriterLock
@@ -9,6 +9,7 @@ from lifelong_edit.store.upkeep import Stray, clear_cache, collect_garbage, list
 from lifelong_edit.store.verify import Check, Inspection, inspect
 
 __all__ = [
+    "ADDING",
     "EDITS",
     "GENESIS",
     "REFITS",

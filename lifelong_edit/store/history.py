@@ -16,7 +16,9 @@ from lifelong_edit.store.ledger import Body, Entry, added_facts, named_facts
 
 Status = Literal["active", "reverted", "superseded"]
 EDITS = ("edit", "replace")
-"""Entry kinds that add new facts; `protect` adds facts that the base model has."""
+"""Entry kinds that add new facts."""
+ADDING = (*EDITS, "protect")
+"""Entry kinds that add facts, new ones or those that the base model has."""
 REFITS = ("relax", "repair")
 """Entry kinds that change how the weights hold the active facts, and not which facts are active."""
 PREFIX = 4  # the fewest characters that may abbreviate an id or a digest
@@ -176,16 +178,24 @@ def step(facts: Mapping[str, FactLife], seq: int, kind: str, body: Body) -> tupl
         changed = taken(facts, seq, body)
         changed |= _superseded(facts, changed, body.get("superseded", []), seq)
         known = {**facts, **changed}
-        _check_named(known, body)
+        _check_named(known, kind, body)
         return changed, _columns(known, seq, kind, body)
-    except (AttributeError, KeyError, TypeError, ValueError, RequestError) as error:
+    except KeyError as error:
+        raise StoreCorrupt(
+            f"entry {seq} ({kind}) does not fit the history: it lacks or wrongly names {error}."
+        ) from error
+    except (AttributeError, TypeError, ValueError, RequestError) as error:
         raise StoreCorrupt(f"entry {seq} ({kind}) does not fit the history: {error}.") from error
 
 
-def _check_named(known: Mapping[str, FactLife], body: Body) -> None:
-    """Raise `ValueError` when an entry names a fact that was never written."""
-    ids = {fact if isinstance(fact, str) else fact["id"] for fact in body.get("facts", ())}
-    if not ids.union(body.get("restored", ()), *body.get("scores", {}).values()) <= known.keys():
+def _check_named(known: Mapping[str, FactLife], kind: str, body: Body) -> None:
+    """Raise `ValueError` when an entry names a fact that was never written, or holds whole facts and adds none."""
+    whole = [fact for fact in body.get("facts", ()) if not isinstance(fact, str)]
+    if whole and kind not in ADDING:
+        raise ValueError("its kind adds no facts, and it holds some")
+    ids = {fact["id"] for fact in whole} or set(named_facts(body) if "facts" in body else ())
+    asked = (body.get("restored", ()), body.get("failed", ()), body.get("cost", ()), *body.get("scores", {}).values())
+    if not ids.union(*asked) <= known.keys():
         raise ValueError("it names a fact that was never written")
 
 
@@ -237,6 +247,8 @@ def _edit(facts: Mapping[str, FactLife], seq: int, body: Body) -> Changes:
     }
     if len(written) != len(added) or written.keys() & facts.keys():
         raise ValueError("a fact id is written twice")
+    if any(fact.request.needs_template for fact in written.values()):
+        raise ValueError("a fact is without the prompt or the end that it was written with")
     return written
 
 

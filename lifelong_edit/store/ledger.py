@@ -1,7 +1,8 @@
 """The ledger of a store: entries, each with the digest of the one before it, in an append-only SQLite file.
 
-The body of an entry is a JSON object (`Body`); its types tell what this version writes and do not check what is read.
-That a body is whole, its digest says; that it fits the entries before it, `history` checks.
+The body of an entry is a JSON object (`Body`). That it is whole, its digest says; that its fields have the types they
+are written with, `typed` checks as entries are read, since anybody can rewrite a ledger and give it digests that agree;
+that it fits the entries before it, `history` checks.
 
 The kinds of entries:
 
@@ -42,6 +43,7 @@ from lifelong_edit.errors import RequestError, StoreBusy, StoreCorrupt, StoreErr
 from lifelong_edit.facts import canonical_digest, canonical_json
 from lifelong_edit.store.objects import is_digest, sqlite_errors
 from lifelong_edit.store.schema import APPLICATION_ID, FORMAT, format_of, migrate
+from lifelong_edit.store.typed import Misfit, misfit_of
 
 GENESIS = "0" * 64
 """The digest before the first entry, and the head of an empty ledger."""
@@ -98,11 +100,7 @@ class Entry:
 
     @classmethod
     def from_row(cls, seq: int, digest: str, prev: str, text: str) -> Entry:
-        """The entry of a stored row.
-
-        `StoreCorrupt` naming the seq when digest, seq, prev or body do not agree, or a field has another type than
-        that it is written with.
-        """
+        """The entry of a stored row; `StoreCorrupt` naming the seq when digest, seq, prev or body do not agree."""
         try:
             body = json.loads(text, parse_int=_short_int)
             sound = (
@@ -207,12 +205,15 @@ class Ledger:
         return Entry.from_row(*row) if row else None
 
     def entries(self, upto: int | None = None) -> list[Entry]:
-        """All entries, or those with seq <= `upto`; `StoreCorrupt` naming the first seq at which the chain breaks."""
+        """All entries, or those with seq <= `upto`.
+
+        `StoreCorrupt` naming the first seq at which the chain breaks, or the first field of another type than its own.
+        """
         with self.alone, sqlite_errors("reading", self.path):
             rows = self.db.execute(
                 "SELECT seq, digest, prev, body FROM entries WHERE ?1 IS NULL OR seq <= ?1 ORDER BY seq", [upto]
             ).fetchall()
-        return linked(Entry.from_row(*row) for row in rows)
+        return linked(typed(Entry.from_row(*row)) for row in rows)
 
     def request(self, id: str) -> tuple[int, str] | None:
         """Seq and content digest under which a request id was committed; None when it never was."""
@@ -312,6 +313,55 @@ def _connect(path: Path, mode: str, patience: float) -> Database:
         return Database(connection, recursive_triggers=True, execute_plugins=False)
 
 
+class Config(TypedDict):
+    """What is read of a store's settings without the engine, whose `EditorSettings` they are."""
+
+    layers: list[int]
+    memory: str
+    targets: str
+
+
+class Prompts(TypedDict):
+    """The true statements in the second moments: how many, and their digest."""
+
+    count: int
+    digest: str
+
+
+class Known(TypedDict):
+    """How firmly the base says those statements: of those asked how many, and quartiles over these, if any."""
+
+    asked: int
+    said: int
+    probability: tuple[float, float, float] | tuple[()]
+    margin: tuple[float, float, float] | tuple[()]
+
+
+class PinnedProfile(TypedDict):
+    """A profile's name, and the digest of its file."""
+
+    name: str
+    digest: str
+
+
+class ProbeAnswers(TypedDict):
+    """What the base answered to a few prompts: to each its likeliest tokens and their logits, computed in `dtype`."""
+
+    prompts: list[str]
+    tokens: list[list[int]]
+    logits: list[list[float]]
+    dtype: str
+
+
+class WatchedAnswers(TypedDict):
+    """What edits are to leave alone: prompts with answers, texts, and what the base makes of both."""
+
+    facts: list[tuple[str, str]]
+    texts: list[str]
+    said: list[bool]
+    perplexity: float | None
+
+
 class AddedFact(TypedDict):
     """A fact in the entry that adds it; `request` is what `EditRequest.to_dict` gives."""
 
@@ -339,9 +389,9 @@ class WeightTelemetry(TypedDict, total=False):
     condition: float | None
     newest_condition: float | None
     residual: dict[str, float] | None  # median, p90 and max over the active facts
-    interference: list[list[float]]  # [seq, size] of the older edits that the change disturbs most
+    interference: list[tuple[int, float]]  # seq and size of the older edits that the change disturbs most
     flagged: dict[str, float]  # risk of being forgotten, by fact id
-    collisions: list[list[Any]]  # [fact id, fact id, cosine of their keys]
+    collisions: list[tuple[str, str, float]]  # two fact ids, and the cosine of their keys
 
 
 class RetentionRow(TypedDict):
@@ -378,19 +428,19 @@ class Body(TypedDict, total=False):
     requests: dict[str, str]  # digest of a request's content, by its id
 
     # init: settings, base model, and all that edits and measurements start from; by the number of the edited layer.
-    config: dict[str, Any]
+    config: Config
     fingerprint: str
     base_weights: str
     contexts: list[str]
-    prompts: dict[str, Any]  # count and digest of the true statements in the second moments
-    known: dict[str, Any]  # how firmly the base says them: `engine/state/known.py`
-    profile: dict[str, str]  # name and digest of the profile that filled what the settings left open
+    prompts: Prompts
+    known: Known
+    profile: PinnedProfile  # of what the settings left open
     statistics: dict[str, str]  # digest of the second moment of the keys
     calibration: dict[str, float]  # mean key mass
     condition: dict[str, float]  # condition number of the metric
     sensitivity: dict[str, str]  # digest of the sensitivities, where text was given
-    probes: dict[str, Any]
-    watch: dict[str, Any]
+    probes: ProbeAnswers
+    watch: WatchedAnswers
     protected: list[dict[str, Any]]
     memory_kind: str  # where it is not the kernel
     metric: str  # what changes are measured by, where it is not the second moment
@@ -412,7 +462,7 @@ class Body(TypedDict, total=False):
     method: str
     hyperparameters: dict[str, Any]
     survived: dict[str, float]  # share of each weight's delta that the cast to the live dtype kept
-    effect: dict[str, list[float]]  # figures before a refit and after it
+    effect: dict[str, tuple[float, float]]  # figures before a refit and after it
     refused: list[str]  # ids of the other requests of a batch that was over its budget, and was tried in halves
     failed: list[str]  # ids of the facts it wrote that the model does not say after it; of protected ones, that moved
     on_fail: str  # "revert": what failed is taken out again by the next entry, or by whoever goes on here
@@ -429,6 +479,32 @@ class Body(TypedDict, total=False):
     # tag: the name, and the seq of the entry that has it.
     tag: str
     target: int
+
+
+class Founding(TypedDict):
+    """What the first entry of every store says, whatever its kind of memory."""
+
+    config: Config
+    fingerprint: str
+    base_weights: str
+    contexts: list[str]
+    seed: int
+
+
+MISFIT, FOUNDING_MISFIT = misfit_of(Body), misfit_of(Founding)
+
+
+def typed(entry: Entry, misfit: Misfit = MISFIT) -> Entry:
+    """Check that an entry's fields have the types they are written with, and give it.
+
+    `StoreCorrupt` naming the entry and the field. Fields that this version does not know may be there.
+    """
+    if (field := misfit(entry.body)) is not None:
+        raise StoreCorrupt(
+            f"ledger entry {entry.seq}: its field {field[1:]!r} is missing or is not of the type it is written with. "
+            "Restore the ledger from a backup."
+        )
+    return entry
 
 
 def added_facts(body: Body) -> list[AddedFact]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong_edit.errors import StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
-from lifelong_edit.store.ledger import Entry, Ledger
+from lifelong_edit.store.ledger import FOUNDING_MISFIT, Entry, Ledger, typed
 from lifelong_edit.store.objects import ObjectStore, disk_errors
 
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -226,6 +226,7 @@ class Store:
             raise StoreError(f"The store in {self.layout.root} was never finished. Create it again in this folder.")
         if entries[0].kind != "init":
             raise StoreCorrupt("ledger entry 0 does not say what the store is pinned to. Restore a backup.")
+        typed(entries[0], FOUNDING_MISFIT)
         return entries
 
     def commit(

@@ -16,7 +16,7 @@ from sqlite_utils import Database
 from lifelong_edit.errors import RequestError, StoreCorrupt, StoreError
 from lifelong_edit.facts import canonical_json
 from lifelong_edit.store.history import EDITS, FactLife, lives
-from lifelong_edit.store.ledger import GENESIS, Entry, Ledger, added_facts
+from lifelong_edit.store.ledger import GENESIS, Entry, Ledger, added_facts, typed
 from lifelong_edit.store.objects import KernelRecord, ObjectStore, Record, read_record, sqlite_errors
 from lifelong_edit.store.schema import NOTES, fresh
 from lifelong_edit.store.store import Store
@@ -113,7 +113,7 @@ def _chain(ledger: Ledger) -> tuple[list[Entry], list[str]]:
                 problems.append(f"ledger entry {row[0]} does not follow the entry before it.")
             seq, digest, _ = row
             try:
-                entries.append(Entry.from_row(*row, _body(ledger, seq)))
+                entries.append(typed(Entry.from_row(*row, _body(ledger, seq))))
             except StoreError as error:
                 problems.append(str(error))
     except StoreError as error:

@@ -6,6 +6,7 @@ affair (`SIGNS` says it); here it only has an amber and a red limit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
@@ -149,4 +150,5 @@ def _edits_left(own: Sequence[tuple[int, float]], red: float) -> int | None:
     (first, before), (last, value) = own[0], own[-1]
     if last <= first or not value > before:
         return None
-    return max(0, int((red - value) * (last - first) / (value - before)))
+    left = (red - value) * (last - first) / (value - before)
+    return max(0, int(left)) if math.isfinite(left) else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class RetentionMatrix:
         for one in measured:
             cells.setdefault((one.cohort, one.seq), []).append(one.value)
         cohorts, seqs = ({cell[axis] for cell in cells} for axis in (0, 1))
-        return cls(tuple(sorted(cohorts)), tuple(sorted(seqs)), {cell: fmean(own) for cell, own in cells.items()})
+        return cls(tuple(sorted(cohorts)), tuple(sorted(seqs)), {cell: _mean(own) for cell, own in cells.items()})
 
     def curve(self, cohort: int) -> list[tuple[int, float]]:
         """The scores of one cohort over time, as (seq, score)."""
@@ -72,12 +71,12 @@ class RetentionMatrix:
     def average(self, seq: int) -> float | None:
         """Mean over the cohorts measured after entry `seq`; None when there are none."""
         column = [self.values[cohort, seq] for cohort in self.cohorts if (cohort, seq) in self.values]
-        return fmean(column) if column else None
+        return _mean(column) if column else None
 
     def forgetting(self) -> float | None:
         """Mean over cohorts of the best score so far less the newest; None when none was measured twice."""
         drops = [max(score for _, score in curve) - curve[-1][1] for curve in self._curves() if len(curve) > 1]
-        return fmean(drops) if drops else None
+        return _mean(drops) if drops else None
 
     def half_life(self, cohort: int) -> int | None:
         """The first seq at which the score is below half of that at the cohort's edit; None when it never was."""
@@ -121,6 +120,11 @@ def forgetting_curve(measured: Sequence[FactScore]) -> list[ForgettingPoint]:
     learnt = [own[0].cohort for own in by_fact.values() if _learnt(own)]
     seqs = sorted({one.seq for one in measured})
     return [ForgettingPoint(s, sum(c <= s for c in learnt), sum(f <= s for f in first.values())) for s in seqs]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; infinite where a ledger that was rewritten has numbers whose sum is beyond a float."""
+    return sum(values) / len(values)
 
 
 def _learnt(own: Sequence[FactScore]) -> bool:

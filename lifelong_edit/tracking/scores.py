@@ -26,7 +26,7 @@ from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.tokens import Tokenizer, continuation, fitting, predictions, rule_of, tokens
-from lifelong_edit.store import EDITS, Entry, FactLife
+from lifelong_edit.store import ADDING, Entry, FactLife
 from lifelong_edit.store.ledger import added_facts
 from lifelong_edit.tracking.generation import greedy, n_gram_entropy, sampled
 from lifelong_edit.tracking.retention import FactScore
@@ -301,7 +301,7 @@ def measurements(entries: Iterable[Entry], metric: str) -> Iterator[FactScore]:
     """Every score of `metric` in the ledger: those taken at the edit, and later ones."""
     cohorts: dict[str, int] = {}
     for entry in entries:
-        if entry.kind in EDITS:
+        if entry.kind in ADDING:
             cohorts |= {fact["id"]: entry.seq for fact in added_facts(entry.body)}
         for id, value in entry.body.get("scores", {}).get(metric, {}).items():
             if value is not None:

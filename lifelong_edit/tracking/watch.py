@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lifelong_edit.errors import RequestError
+from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.drift import perplexity
 from lifelong_edit.tracking.scores import score_continuations
@@ -78,8 +78,11 @@ class Watched:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Watched:
-        """What `to_dict` wrote."""
+        """What `to_dict` wrote; `StoreCorrupt` when it cannot have."""
         watch = Watch(tuple((prompt, answer) for prompt, answer in values["facts"]), tuple(values["texts"]))
+        perplexity: float | None = values["perplexity"]
+        if len(values["said"]) != len(watch.facts) or (perplexity is not None and perplexity <= 0):
+            raise StoreCorrupt("ledger entry 0: its field 'watch' has no answers of a model. Restore a backup.")
         return cls(watch, tuple(values["said"]), values["perplexity"])
 
 

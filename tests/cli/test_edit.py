@@ -110,6 +110,7 @@ def test_a_fact_is_restored(place: Place) -> None:
         ["restore", "ada", "--dry-run"],
         ["diff", "0", "9"],
         ["blame", " "],
+        ["checkout", "0", "--prompt", ""],
         ["apply", "no.jsonl"],
         ["apply", "no.txt"],
     ],
@@ -117,6 +118,15 @@ def test_a_fact_is_restored(place: Place) -> None:
 def test_what_makes_no_sense_is_refused_with_a_line(made: Place, command: list[str]) -> None:
     done = made.run(*command, model=True)
     assert done.code == 2 and done.out == "" and done.err.startswith("error: ")
+    assert len(made.entries()) == 5
+
+
+@pytest.mark.parametrize("every", ["0", "often", "9" * 5000])
+def test_a_schedule_that_is_none_is_refused(made: Place, tmp_path: Path, every: str) -> None:
+    requests = write_requests(tmp_path / "one.jsonl", REQUESTS[4:5])
+    for verb in ("apply", "stream"):
+        done = made.run(verb, requests, "--every", every, model=True)
+        assert done.code == 2 and done.out == "" and "every is a number of edits" in done.err
     assert len(made.entries()) == 5
 
 

@@ -14,7 +14,13 @@ from lifelong_edit.store import GENESIS, KernelPart, KernelRecord, Store
 
 WEIGHT = "model.layers.2.mlp.down_proj.weight"
 COMMON = {"time": "2026-01-01T00:00:00Z", "actor": "test", "reason": None, "versions": {"numpy": "2"}, "seed": 0}
-PINNED = {"config": {}, "contexts": [""], "statistics": {}, "calibration": {}, "condition": {}}
+PINNED = {
+    "config": {"layers": [2], "memory": "joint", "targets": "live"},
+    "contexts": [""],
+    "statistics": {},
+    "calibration": {},
+    "condition": {},
+}
 
 
 def digest_of(name: str) -> str:

@@ -39,7 +39,7 @@ def _format(session: Session) -> Finding:
 
 def _software(session: Session) -> list[Finding]:
     computed = next(e for e in reversed(session.head.entries) if e.weights or e.kind == "init")
-    recorded, here = computed.body["versions"], software()
+    recorded, here = computed.body.get("versions", {}), software()
     return [
         Finding(name, f"{recorded.get(name)} at seq {computed.seq}, {now} here", "" if same else OTHER_SOFTWARE)
         for name, now in here.items()

@@ -17,7 +17,7 @@ from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.second_moments import read_moment
 from lifelong_edit.editing.sensitivity import even, read_sensitivity
 from lifelong_edit.editing.settings import EditorSettings
-from lifelong_edit.errors import RequestError
+from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.deviation import Deviation
 from lifelong_edit.kinds.kernel import blame, forecast, refit, telemetry, why
@@ -54,6 +54,8 @@ class Kernel(Kind):
         self, store: Store, entries: Sequence[Entry], settings: EditorSettings, editable: EditableModel
     ) -> None:
         super().__init__(store, entries, settings, editable)
+        self._check_pinned("statistics", self.init.get("statistics", {}))
+        self._check_pinned("calibration", self.init.get("calibration", {}))
         self.library = Library(store, entries, editable.device)
         self.metrics = self._pinned_metrics(ObjectStore(store.layout.statistics), editable)
         self.sizes = {n: BaseSize.of(layer.base, self.metrics[n]) for n, layer in self.base.layers.items()}
@@ -89,8 +91,12 @@ class Kernel(Kind):
     @cached_property
     def shapes(self) -> dict[int, Tensor]:
         """What the size of a target is measured by at each edited layer [d_out, d_out]; empty for the plain size."""
-        objects, named = ObjectStore(self.store.layout.statistics), self.init.get("sensitivity", {})
-        return {int(n): even(read_sensitivity(objects.get(digest)).to(self.live.device)) for n, digest in named.items()}
+        named = self.init.get("sensitivity", {})
+        if not named:
+            return {}
+        self._check_pinned("sensitivity", named)
+        objects, device = ObjectStore(self.store.layout.statistics), self.live.device
+        return {n: even(read_sensitivity(objects.get(named[str(n)])).to(device)) for n in self.settings.layers}
 
     def unedited(self, editable: EditableModel) -> KernelState:
         """The edited layers as they are in a model without edits."""
@@ -307,11 +313,19 @@ class Kernel(Kind):
     def _pinned_metrics(self, statistics: ObjectStore, editable: EditableModel) -> dict[int, Metric]:
         """The metrics of the edited layers, from the second moments that the store is pinned to by digest."""
         make, metrics = metric_named(self.init.get("metric", SECOND_MOMENT)), {}
-        for layer, digest in self.init["statistics"].items():
-            moment = read_moment(statistics.get(digest))[0]
+        for layer in self.settings.layers:
+            moment = read_moment(statistics.get(self.init["statistics"][str(layer)]))[0]
             own = replace(moment, matrix=moment.matrix.to(editable.device))
-            metrics[int(layer)] = make(own, self.settings.shrinkage)
+            metrics[layer] = make(own, self.settings.shrinkage)
         return metrics
+
+    def _check_pinned(self, name: str, by_layer: Mapping[str, object]) -> None:
+        """Raise `StoreCorrupt` when what the first entry pins does not reach every edited layer."""
+        if missing := [layer for layer in self.settings.layers if str(layer) not in by_layer]:
+            raise StoreCorrupt(
+                f"ledger entry 0: its field {name!r} says nothing of layer {missing[0]}. Restore the ledger from a "
+                "backup."
+            )
 
 
 def _added(weights: Mapping[str, Tensor], deltas: Mapping[str, Pair]) -> dict[str, Tensor]:

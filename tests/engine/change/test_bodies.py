@@ -10,7 +10,7 @@ import pytest
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.engine import LifelongEditor
 from lifelong_edit.facts import EditRequest
-from lifelong_edit.store.ledger import Body
+from lifelong_edit.store.ledger import Body, Config
 from lifelong_edit.tracking.budget import Budget
 from lifelong_edit.tracking.watch import Watch
 from tests.engine.change.test_budget import ANYTHING
@@ -33,14 +33,21 @@ def misfits(value: Any, hint: Any, where: str = "body") -> Iterator[str]:
     elif is_typeddict(hint):
         fields = get_type_hints(hint)
         for name, own in value.items() if isinstance(value, dict) else [("", value)]:
+            if hint is Config and name not in fields:
+                continue  # of the engine's own settings
             yield from misfits(own, fields[name], f"{where}.{name}") if name in fields else [f"{where}.{name}: unknown"]
+    elif origin is tuple and isinstance(value, list) and len(value) == len(inner):
+        for own, one in zip(value, inner, strict=True):
+            yield from misfits(own, one, f"{where}[]")
     elif origin is list and isinstance(value, list):
         for own in value:
             yield from misfits(own, inner[0], f"{where}[]")
     elif origin is dict and isinstance(value, dict):
         for name, own in value.items():
             yield from misfits(own, inner[1], f"{where}.{name}")
-    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else origin or hint):
+    elif isinstance(value, bool) != (hint is bool) or not isinstance(
+        value, (int, float) if hint is float else origin or hint
+    ):
         yield f"{where}: {value!r:.80} is no {hint}"
 
 
