@@ -37,6 +37,9 @@ def tune(
     ] = None,
     work: Annotated[Path, typer.Option(help="Folder of the trials, where the same command goes on.")] = Path("tuning"),
     out: Annotated[Path | None, typer.Option(help="The profile; by default lifelong_edit.json in that folder.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="An HTML file that shows the front; needs the extra report.")
+    ] = None,
     facts: Annotated[int, typer.Option(min=4, help="How many facts choose, and how many are reported.")] = 20,
     minutes: Annotated[float, typer.Option(min=0, help="Processor time after which no trial is begun.")] = 20.0,
     weight: Annotated[
@@ -56,13 +59,15 @@ def tune(
 
     Example: lifelong-edit tune checkpoints/smollm2 --edits edits.jsonl --text paragraphs.txt --prompts statements.txt
     """
-    from lifelong_edit.editing.profile import PROFILE, profile_text
+    from lifelong_edit.editing.profile import PROFILE
     from lifelong_edit.model.chat import rendered
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.tuning.material import material
+    from lifelong_edit.tuning.picture import PAGE, check_drawable, page
     from lifelong_edit.tuning.tune import Tuning
 
     requests, texts, statements = load_requests(edits), read_texts(text), [] if prompts is None else read_lines(prompts)
+    check_drawable(picture)
     options.hide_loading_bars()
     editable = EditableModel.open(model, options.torch_dtype(dtype), device)
     parts = material([rendered(editable, request) for request in requests], texts, statements, seed, facts)
@@ -74,13 +79,19 @@ def tune(
             if not as_json:
                 print_line(_trial_line(trial, weight))
         found, trials = tuning.found(), tuning.trials.of("chosen")
-    written = None
-    if found.holds(weight):
-        written = out or work / PROFILE
-        with new_file(written, earlier=b"{") as file:
-            file.write_text(profile_text(found.best, _about_profile(found, editable, parts)), encoding="utf-8")
+    written = (out or work / PROFILE) if found.holds(weight) else None
+    if written is not None:
+        _write_profile(written, found, editable, parts)
+    if picture is not None:
+        _write(picture, PAGE, page(trials, weight, _told))
     document = {"found": _document(found), "trials": trials, "profile": written}
     print_result(as_json, document, _report(found, trials, weight, written))
+
+
+def _write(path: Path, earlier: bytes, text: str) -> None:
+    """Write a file, in place of one that begins alike and of nothing else."""
+    with new_file(path, earlier) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _asked_text(parts: Material) -> str:
@@ -152,15 +163,17 @@ def _document(found: Found) -> dict[str, Any]:
     return {"settings": settings, **pairs, "finished": found.finished}
 
 
-def _about_profile(found: Found, editable: EditableModel, parts: Material) -> dict[str, Any]:
-    """What the profile says about itself."""
-    from lifelong_edit.editing.profile import shape_of
+def _write_profile(path: Path, found: Found, editable: EditableModel, parts: Material) -> None:
+    """Write the best settings as a profile, with the shape of its model and what was reported of them."""
+    from lifelong_edit.editing.profile import profile_text, shape_of
 
     start, best = (
         {name: round(value, 4) for name, value in asdict(own).items() if value is not None} for own in found.reported
     )
     asked = {"facts": len(parts.reported.facts), "prompts": len(parts.reported.prompts)}
-    return {**shape_of(editable), "found_by": "lifelong-edit tune", "reported": {**asked, "start": start, "best": best}}
+    reported = {**asked, "start": start, "best": best}
+    about = {**shape_of(editable), "found_by": "lifelong-edit tune", "reported": reported}
+    _write(path, b"{", profile_text(found.best, about))
 
 
 def _start(editable: EditableModel, model: Path, named: str | None, tokens: int, seed: int) -> EditorSettings:

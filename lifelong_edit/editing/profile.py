@@ -67,8 +67,8 @@ def profile_for(folder: Path | None, named: str | Path | None = None) -> Profile
         return _parsed(shipped_profiles()[str(named)], str(named))
     if not Path(named).is_file():
         raise RequestError(
-            f"There is no profile {str(named)[:80]!r}: neither a file nor one of those that ship, "
-            f"{', '.join(shipped_profiles())}."
+            f"There is no profile {str(named)[:80]!r}: it is no file, and the names of those that ship are "
+            f"{', '.join(shipped_profiles()) or 'none yet'}. Give a file, or leave it out."
         )
     return _read(Path(named), Path(named).name)
 
@@ -81,8 +81,9 @@ def suited(settings: EditorSettings, folder: Path | None, named: str | Path | No
 
 def shipped_profiles() -> dict[str, bytes]:
     """The profiles that ship with the package, by name."""
-    files = resources.files("lifelong_edit").joinpath(SHIPPED).iterdir()
-    return {file.name.removesuffix(".json"): file.read_bytes() for file in sorted(files, key=lambda file: file.name)}
+    folder = resources.files("lifelong_edit").joinpath(SHIPPED)
+    files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
+    return {file.name.removesuffix(".json"): file.read_bytes() for file in files}
 
 
 def profile_text(settings: EditorSettings, about: Mapping[str, Any]) -> str:

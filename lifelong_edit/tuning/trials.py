@@ -15,6 +15,7 @@ from lifelong_edit.tuning.exam import Figures
 from lifelong_edit.tuning.search import Step
 
 CHOSEN, REPORTED = "chosen", "reported"
+ENOUGH = 0.005  # of a score
 OPEN = ("layers", "ridge", "target")  # what a search may change
 
 
@@ -113,6 +114,13 @@ class Trials:
 
 
 def best_of(trials: Sequence[Trial], weight: float) -> tuple[Trial, Point] | None:
-    """The trial and point with the highest score, the earlier of two that are alike; None where there is none."""
-    found = [(trial, point) for trial in trials for point in trial.points]
-    return max(found, key=lambda pair: pair[1].figures.score(weight), default=None)
+    """The trial and point with the best score; None where there is none.
+
+    A later one has to be better by `ENOUGH`: twenty facts do not tell less apart, and would lead ever further away.
+    """
+    best: tuple[Trial, Point] | None = None
+    for trial in trials:
+        for point in trial.points:
+            if best is None or point.figures.score(weight) > best[1].figures.score(weight) + ENOUGH:
+                best = trial, point
+    return best

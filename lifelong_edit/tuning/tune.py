@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lifelong_edit.editing.second_moments import Progress
 from lifelong_edit.editing.settings import EditorSettings
@@ -19,9 +20,9 @@ from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.tuning.exam import Base, Exam, Figures, graded
 from lifelong_edit.tuning.material import Material
 from lifelong_edit.tuning.search import RIDGE, Step, candidate_layers, next_step
-from lifelong_edit.tuning.trials import CHOSEN, REPORTED, Point, Trial, Trials, best_of
+from lifelong_edit.tuning.trials import CHOSEN, ENOUGH, REPORTED, Point, Trial, Trials, best_of
 
-TRIALS, GROUND = "trials.jsonl", "ground"
+TRIALS, GROUND, TRIAL = "trials.jsonl", "ground", "trial"
 START = "start"
 RIDGES = 4  # steps that are taken one way
 REPORTS = 2  # trials that are kept time for: start and best, on facts that nothing was chosen by
@@ -78,7 +79,7 @@ class Tuning:
         }
         self.trials = Trials(work / TRIALS, job, start)
         begin = time.process_time()
-        self._ground = self._opened(editable, progress)
+        self._ground = self._opened(editable, f"tune {canonical_digest(job)[:16]}", progress)
         self._collecting = time.process_time() - begin
         self._bases: dict[str, Base] = {}
 
@@ -125,14 +126,20 @@ class Tuning:
     def _exams(self) -> dict[str, Exam]:
         return {CHOSEN: self._material.chosen, REPORTED: self._material.reported}
 
-    def _opened(self, editable: EditableModel, progress: Progress | None) -> LifelongEditor:
-        """The store of all candidate layers, made or, by an earlier run, made already."""
+    def _opened(self, editable: EditableModel, purpose: str, progress: Progress | None) -> LifelongEditor:
+        """The store of all candidate layers, made or, by an earlier run, made already; its reason is the purpose."""
         path, settings = self._work / GROUND, replace(self.start, layers=self._candidates)
         try:
-            return LifelongEditor.open(path, editable)
+            ground = LifelongEditor.open(path, editable)
         except StoreError:  # there is none, or it was not finished
             text, prompts = self._material.text, self._material.prompts or None
-            return LifelongEditor.create(path, editable, settings, text, progress=progress, prompts=prompts)
+            return LifelongEditor.create(
+                path, editable, settings, text, reason=purpose, progress=progress, prompts=prompts
+            )
+        if ground.head.body["reason"] != purpose:
+            ground.close()
+            raise RequestError(f"{path} was made for another search. Remove it, or name another folder.")
+        return ground
 
     def _next(self, seconds: float) -> Step | None:
         """The next step there is time for."""
@@ -163,9 +170,9 @@ class Tuning:
                 self._bases[name] = Base.of(editable, exam)
         points: dict[float, Figures] = {}
         refused = None
-        with TemporaryDirectory(dir=self._work) as folder:
+        with _passing(self._work / TRIAL) as folder:
             try:
-                with self._ground.sibling(Path(folder) / "store", step.settings) as editor:
+                with self._ground.sibling(folder, step.settings) as editor:
                     editor.apply(exam.facts)
                     points = self._points(editor, name, exam, step)
             except SolveError as error:
@@ -191,6 +198,16 @@ class Tuning:
         return climbed(points, first, lambda ridge: asked(kind.at_ridge(editor.standing, ridge)), self.weight)
 
 
+@contextmanager
+def _passing(folder: Path) -> Iterator[Path]:
+    """A folder that is not there before the block, whatever a run that was killed has left, nor after it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def climbed(
     points: dict[float, Figures], first: float, measure: Callable[[float], Figures], weight: float
 ) -> dict[float, Figures]:
@@ -201,7 +218,7 @@ def climbed(
         for _ in range(RIDGES):
             ridge *= factor
             found[ridge] = measure(ridge)
-            if found[ridge].score(weight) <= last.score(weight):
+            if found[ridge].score(weight) <= last.score(weight) + ENOUGH:
                 break
             last = found[ridge]
         if last is not found[first]:

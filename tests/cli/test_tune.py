@@ -47,7 +47,8 @@ def test_it_says_what_chose_what_is_reported_and_what_came_of_it(
         and "reported  start" in done.out
         and "by facts that nothing was chosen by" in done.out
     )
-    again = tuned(model_folder, files, tmp_path / "work", "--json")
+    again = tuned(model_folder, files, tmp_path / "work", "--json", "--picture", tmp_path / "front.html")
+    assert (tmp_path / "front.html").read_text("utf-8").startswith("<!doctype html>")
     assert again.code == 0 and not again.json["found"]["finished"]
     assert len(again.json["trials"]) == 1 and again.json["trials"][0]["step"]["name"] == "start"
     assert len((tmp_path / "work" / "trials.jsonl").read_text("utf-8").splitlines()) <= 4

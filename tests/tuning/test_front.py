@@ -8,7 +8,7 @@ from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.tuning.exam import Figures
 from lifelong_edit.tuning.front import front
 from lifelong_edit.tuning.search import Step
-from lifelong_edit.tuning.trials import Point, Trial, best_of
+from lifelong_edit.tuning.trials import ENOUGH, Point, Trial, best_of
 
 
 def trial(*pairs: tuple[float, float]) -> Trial:
@@ -32,4 +32,8 @@ def test_the_best_is_on_the_front_whatever_a_loss_weighs() -> None:
         found = best_of(trials, weight)
         assert found is not None and (found[1].figures.said, found[1].figures.kept) == expected
         assert found in front(trials)
+    near = [trial((0.5, 1.0)), trial((0.5 + 0.9 * ENOUGH, 1.0)), trial((0.5 + 1.1 * ENOUGH, 1.0))]
+    for count, number in ((1, 0), (2, 0), (3, 2)):
+        found = best_of(near[:count], 1.0)
+        assert found is not None and found[0] is near[number]  # what facts do not tell apart is no better
     assert best_of([trial()], 1.0) is None and front([trial()]) == []

@@ -17,7 +17,8 @@ from lifelong_edit.errors import RequestError, SolveError, StoreBusy
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tuning.exam import Base, Exam, Figures, graded
 from lifelong_edit.tuning.material import Material
-from lifelong_edit.tuning.tune import GROUND, TRIALS, Tuning, climbed
+from lifelong_edit.tuning.trials import ENOUGH
+from lifelong_edit.tuning.tune import GROUND, TRIAL, TRIALS, Tuning, climbed
 from tests.samples import QUICK, REQUESTS, TEXT, lively_editable
 
 HOURS = 1e6
@@ -64,7 +65,7 @@ def test_it_begins_with_the_start_ends_with_two_reports_and_nothing_left_to_try(
     reported = [trial.step.settings for trial in trials if trial.exam == "reported"]
     assert reported == list(dict.fromkeys([START, found.best])) and trials[-1].exam == "reported"
     scores = [point.figures.score(1.0) for trial in trials if trial.exam == "chosen" for point in trial.points]
-    assert found.chosen[1].score(1.0) == max(scores) and len(scores) > len(trials)  # some ridges cost no new targets
+    assert found.chosen[1].score(1.0) >= max(scores) - ENOUGH and len(scores) > len(trials)  # ridges need no targets
     assert {path.name for path in done.iterdir()} == {TRIALS, GROUND}
 
 
@@ -127,6 +128,20 @@ def test_what_is_no_file_of_trials_is_refused(text: str, editable: EditableModel
     (tmp_path / TRIALS).write_text(text)
     with pytest.raises(RequestError, match=TRIALS):
         tuning(tmp_path, editable)
+
+
+def test_a_store_that_another_search_left_is_not_taken(done: Path, editable: EditableModel, tmp_path: Path) -> None:
+    shutil.copytree(done / GROUND, tmp_path / GROUND)
+    with pytest.raises(RequestError, match="another search"):
+        tuning(tmp_path, editable, material=replace(MATERIAL, text=MATERIAL.text[:-1]))
+
+
+def test_what_a_killed_run_left_of_a_trial_goes(editable: EditableModel, tmp_path: Path) -> None:
+    (tmp_path / TRIAL).mkdir()
+    (tmp_path / TRIAL / "ledger.db").write_text("half")
+    with tuning(tmp_path, editable) as search:
+        list(search.run(0.0))
+    assert not (tmp_path / TRIAL).exists()
 
 
 def test_one_process_searches_in_a_folder_at_a_time(done: Path, editable: EditableModel) -> None:
