@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lifelong_edit.engine.inspect.blame import Blame, Forgotten
     from lifelong_edit.engine.inspect.views import Diff
     from lifelong_edit.engine.inspect.why import Why
+    from lifelong_edit.kinds.stage import Stage
     from lifelong_edit.model.editable import EditableModel
     from lifelong_edit.tracking.honest import FactAnswers, HonestScores, Paired, Shares
     from lifelong_edit.tracking.scores import Figure
@@ -374,6 +375,7 @@ def why(
     """Tell where an edit is lost: in its target, its ridge or key, beside others, since then, or in other words.
 
     Every stage has the share of prompts said, the target's probability, its margin in nats; the lost one has advice.
+    Behind a sentence no fact is asked for more than the base keeps there of its own answer: "0.25 of 0.50".
 
     Example: lifelong-edit why db853e71 --model checkpoints/tiny-world
     """
@@ -436,13 +438,19 @@ def _forgotten_text(gone: Forgotten, count: int) -> str:
 
 def _why_text(found: Why) -> str:
     rows = [
-        [stage.name, number(stage.said, ".2f"), number(stage.probability, ".3f"), number(stage.margin, "+.2f")]
+        [stage.name, _said(stage), number(stage.probability, ".3f"), number(stage.margin, "+.2f")]
         for stage in found.stages
     ]
     lost = found.lost
     told = "lost nowhere" if lost is None else f"lost at {lost.name}: {lost.advice}"
     lines = [f"fact    {printable(found.fact)}", f"target  {printable(repr(found.target))}"]
     return "\n".join([*lines, table(rows, ["stage", "said", "p", "margin"]), printable(told)])
+
+
+def _said(stage: Stage) -> str:
+    """The share of prompts said, and the share that the base keeps there of its own answers, where that is not all."""
+    of = "" if stage.possible == 1.0 else f" of {number(stage.possible, '.2f')}"
+    return number(stage.said, ".2f") + of
 
 
 def _blame_text(blame: Blame) -> str:

@@ -21,7 +21,9 @@ class Stage:
 
     `said` is the share of prompts whose target tokens are all the first choice, `probability` the geometric mean over
     prompts and tokens, `margin` the mean over prompts of how far, in nats, the token that is worst off lies above the
-    likeliest other one: below 0 it is not said. `advice` says what would mend a stage that does not hold.
+    likeliest other one: below 0 it is not said. `possible` is the share in which the unedited model keeps its own
+    answer in such surroundings: no edit can be asked for more. `advice` says what would mend a stage that does not
+    hold.
     """
 
     name: str
@@ -29,11 +31,12 @@ class Stage:
     probability: float
     margin: float
     advice: str | None = None
+    possible: float = 1.0
 
     @property
     def holds(self) -> bool:
-        """Whether at least half of the prompts are answered with the fact."""
-        return self.said >= HOLDS
+        """Whether at least half of the prompts are answered with the fact, as far as that is possible."""
+        return self.said >= HOLDS * self.possible
 
     def mended_by(self, advice: Callable[[], str]) -> Stage:
         """The stage with advice, where it does not hold."""

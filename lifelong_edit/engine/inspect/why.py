@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from lifelong_edit.algebra.telemetry import largest_first
 from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.engine.inspect.blame import edit_named, forgotten
@@ -13,6 +15,7 @@ from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.kind import Head, State
 from lifelong_edit.kinds.stage import Stage, asked
 from lifelong_edit.store import FactLife
+from lifelong_edit.tracking.drift import next_distributions
 
 WAY = ("target", "alone", "written", "now")  # the stages of the bare prompt
 STRANGE = 8  # sentences that a fact is asked behind
@@ -27,7 +30,8 @@ class Why:
     - `alone`: weights that hold this fact's value and no other.
     - `written`: the model right after the commit that wrote it.
     - `now`: the model as it is.
-    - `behind a sentence`: its prompt behind texts that it was not fitted to.
+    - `behind a sentence`: its prompt behind texts that it was not fitted to. Many models lose there what they know
+      themselves: a fact is asked for no more than the base keeps of its own first choice behind the same texts.
     - `in other words`: its wordings and paraphrase prompts; left out for a fact that has none.
     """
 
@@ -63,7 +67,9 @@ def why(session: Session, name: str) -> Why:
         *own,
         stage("written", then.state or kind.base, bare).mended_by(lambda: _beside(session, then, fact)),
         stage("now", now, bare).mended_by(lambda: _since(session, fact)),
-        stage("behind a sentence", now, behind).mended_by(lambda: _more_contexts(session)),
+        replace(stage("behind a sentence", now, behind), possible=_kept(session, request.question, behind)).mended_by(
+            lambda: _more_contexts(session)
+        ),
     ]
     if words := _other_words(request):
         stages.append(stage("in other words", now, words).mended_by(lambda: _more_wordings(request)))
@@ -84,6 +90,15 @@ def _strange(session: Session, request: EditRequest) -> Sequence[str]:
         return left[:STRANGE]
     with session.kind.showing(session.kind.base) as editable:
         return sample_contexts(editable, STRANGE, session.settings.seed + 1)
+
+
+def _kept(session: Session, prompt: str, behind: Sequence[str]) -> float:
+    """The share of the texts behind which the base still has the first choice that it has for the bare prompt."""
+    chosen = torch.zeros(1 + len(behind), dtype=torch.long)
+    with session.kind.showing(session.kind.base) as editable:
+        for numbers, log_probabilities in next_distributions(editable, [prompt, *behind]):
+            chosen[numbers] = log_probabilities.argmax(-1)
+    return float((chosen[1:] == chosen[0]).double().mean())
 
 
 def _other_words(request: EditRequest) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from lifelong_edit.datasets.jsonl import load_requests
+from lifelong_edit.editing.contexts import sample_contexts
 from lifelong_edit.editing.keys import collect_keys
 from lifelong_edit.editing.layered import LayeredSettings
 from lifelong_edit.editing.settings import EditorSettings
 from lifelong_edit.editing.targets import TargetSettings
 from lifelong_edit.engine import LifelongEditor
-from lifelong_edit.engine.inspect.why import Why
+from lifelong_edit.engine.inspect.why import STRANGE, WAY, Why
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.kinds.stage import Stage
@@ -27,10 +28,13 @@ from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.fingerprint import fingerprint
 from lifelong_edit.model.tokens import encode
 from lifelong_edit.tracking.scores import score_continuations
+from lifelong_edit.world.generator import World
+from lifelong_edit.world.requests import edit_requests
 from tests.engine.editors import BATCHES, EVERY_KIND, WORK, base_model, edited, record_of
 from tests.samples import QUICK, REQUESTS, lively_editable, new_editor
 
-ROOT = Path(__file__).parents[3]
+TINY_WORLD = Path(__file__).parents[3] / "checkpoints" / "tiny-world"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "edits.jsonl"
 LAYERED = LayeredSettings(steps=6, stride=0.5, clamp=3.0, gaps=0, sensitivity_tokens=0, coarse=False)
 
 
@@ -176,30 +180,23 @@ def test_only_an_active_edit_can_be_asked(tmp_path: Path) -> None:
         reader.why("emile")
 
 
-# Failures of each kind, seeded on the bundled model, which knows facts to lose.
+# Failures of each kind, seeded on the bundled model, which knows facts to lose: ten are found at their own stage.
 
-BY_ID = {str(request.id): request for request in load_requests(str(ROOT / "examples" / "edits.jsonl"))}
-EDITS = [BY_ID["skabam-joquorn"], BY_ID["paki-fleasor"]]
-FRAIL = [BY_ID["zuvou-quidirn"], BY_ID["thofurn-proveax"]]
-
-
-def bundled(
-    folder: Path, batches: Sequence[Sequence[EditRequest]], ridge: float | None = None, **choices: Any
-) -> LifelongEditor:
-    model = ROOT / "checkpoints" / "tiny-world"
-    editor = LifelongEditor.create(folder, model, EditorSettings(**choices), dtype=torch.float32)
-    for batch in batches:
-        editor.apply(batch, ridge=ridge)
-    return editor
+FACTS = [
+    replace(request, id=f"fact-{n}", paraphrase_prompts=())
+    for n, request in enumerate(edit_requests(World.generate(0), 18, seed=3))
+]
+TEN = 10
 
 
-def rivals(count: int) -> list[EditRequest]:
-    """Facts that say otherwise in prompts with nearly the same keys."""
-    others = {"skabam-joquorn": "Mardic", "paki-fleasor": "Woshuum"}
+def rivals(facts: Sequence[EditRequest], heads: Sequence[str]) -> list[EditRequest]:
+    """Facts that say what was true before, in prompts with nearly the same keys."""
     return [
-        replace(r, prompt=said + r.prompt, target_new=others[str(r.id)], id=f"{r.id}-{n}", paraphrase_prompts=())
-        for n, said in enumerate(("They say: ", "I heard it: ", "It is known: ")[:count])
-        for r in EDITS
+        replace(
+            fact, prompt=head + fact.prompt, target_new=str(fact.target_true), target_true=None, id=f"{fact.id}-{n}"
+        )
+        for n, head in enumerate(heads)
+        for fact in facts
     ]
 
 
@@ -209,27 +206,74 @@ def turned(request: EditRequest) -> EditRequest:
     return replace(request, paraphrase_prompts=(request.prompt.replace("{}", name),))
 
 
-Lost = dict[str, str | None]
-SEEDED: dict[str, tuple[list[list[EditRequest]], dict[str, Any], str, Lost]] = {
-    "target": ([EDITS], {"target": TargetSettings(steps=1)}, "steps (now 1)", {"skabam-joquorn": "target"}),
-    "ridge": ([EDITS], {"ridge": 1e6}, "smaller one", {"paki-fleasor": "alone"}),
-    "batch": ([[*EDITS, *rivals(3)]], {"halvings": 0}, "{}-1", {str(r.id): "written" for r in EDITS}),
-    "later": ([EDITS, rivals(1)], {}, "2 (+", {str(r.id): "now" for r in EDITS}),
-    "contexts": ([FRAIL], {"contexts": 0}, "(now 0)", {str(r.id): "behind a sentence" for r in FRAIL}),
-    "wordings": (
-        [[turned(EDITS[0]), EDITS[1]]],
-        {"contexts": 6},
-        "wordings (now 0)",
-        {"skabam-joquorn": "in other words", "paki-fleasor": None},
-    ),
+@dataclass(frozen=True)
+class Seed:
+    """A store in which facts are lost at `stage`, and what the advice names."""
+
+    batches: list[list[EditRequest]]
+    choices: dict[str, Any]
+    stage: str
+    advice: str
+
+
+SEEDS = {
+    "target": Seed([FACTS], {"target": TargetSettings(steps=1)}, "target", "steps (now 1)"),
+    "ridge": Seed([FACTS], {"ridge": 1e6, "halvings": 0}, "alone", "with a ridge of 0 it is said"),
+    "key": Seed([FACTS], {}, "alone", "The key misses the prompt"),
+    "later": Seed([FACTS, rivals(FACTS, ["They say: "])], {}, "now", "2 (+"),
+    "contexts": Seed([FACTS], {"contexts": 0}, "behind a sentence", "(now 0)"),
+    "wordings": Seed([[turned(fact) for fact in FACTS]], {"contexts": 12}, "in other words", "wordings (now 0)"),
 }
 
 
-@pytest.mark.parametrize("seed", SEEDED)
-def test_a_seeded_failure_is_found_at_its_stage(seed: str, tmp_path: Path) -> None:
-    batches, choices, advice, lost = SEEDED[seed]
-    with bundled(tmp_path / "store", batches, **choices) as editor:
-        for fact, stage in lost.items():
-            found = editor.why(fact).lost
-            assert (found and found.name) == stage
-            assert found is None or advice.format(fact) in str(found.advice)
+def bundled(folder: Path, **choices: Any) -> LifelongEditor:
+    return LifelongEditor.create(folder, TINY_WORLD, EditorSettings(**choices), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """What `why` asks behind in a store without text, sampled once: it is the same for every fact."""
+    return list(
+        sample_contexts(EditableModel.open(TINY_WORLD, dtype=torch.float32), STRANGE, EditorSettings().seed + 1)
+    )
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_ten_seeded_failures_are_found_at_their_stage(
+    name: str, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fact that a seed makes the model lose is told to be lost where it was seeded."""
+    monkeypatch.setattr("lifelong_edit.engine.inspect.why.sample_contexts", lambda *_given: sentences)
+    seed = SEEDS[name]
+    if name == "key":  # every fact is written through the key of another one
+        monkeypatch.setattr(
+            "lifelong_edit.kinds.kernel.write.collect_keys", lambda *given: collect_keys(*given).roll(1, dims=1)
+        )
+    with bundled(tmp_path / "store", **seed.choices) as editor:
+        for batch in seed.batches:
+            editor.apply(batch)
+        found = [editor.why(str(fact.id)) for fact in FACTS]
+    if seed.stage in WAY:  # of the bare prompt: what is said there now was not lost
+        found = [one for one in found if not {stage.name: stage for stage in one.stages}["now"].holds]
+    elif seed.stage == "in other words":  # its store has contexts as others have, and some facts are lost behind those
+        found = [one for one in found if {stage.name: stage for stage in one.stages}["behind a sentence"].holds]
+    lost = [one.lost for one in found if one.lost is not None]
+    assert len(lost) >= TEN
+    assert {stage.name for stage in lost} == {seed.stage}
+    assert all(seed.advice in str(stage.advice) for stage in lost)
+
+
+def test_facts_that_others_of_their_batch_drown_are_told_so(tmp_path: Path) -> None:
+    """Without halvings the ridge loses many other facts by themselves: these two it keeps."""
+    by_id = {str(request.id): request for request in load_requests(EXAMPLES)}
+    drowned = [replace(by_id[id], paraphrase_prompts=()) for id in ("skabam-joquorn", "paki-fleasor")]
+    said = dict(zip((str(fact.id) for fact in drowned), ("Mardic", "Woshuum"), strict=True))
+    others = [
+        replace(other, target_new=said[str(other.id).rpartition("-")[0]])
+        for other in rivals(drowned, ["They say: ", "I heard it: ", "It is known: "])
+    ]
+    with bundled(tmp_path / "store", halvings=0) as editor:
+        editor.apply([*drowned, *others])
+        for fact in drowned:
+            lost = editor.why(str(fact.id)).lost
+            assert lost is not None and lost.name == "written" and f"{fact.id}-1" in str(lost.advice)
