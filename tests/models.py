@@ -109,10 +109,12 @@ def small_model(
     }
     if model_type == "gpt2":
         sizes["n_inner"] = sizes.pop("intermediate_size")
-    if model_type in ("llama", "gemma2"):
+    if model_type in ("llama", "gemma2", "gemma3_text"):
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
-    if model_type == "gemma2":
+    if model_type in ("gemma2", "gemma3_text"):
         sizes |= {"sliding_window": 6, "query_pre_attn_scalar": 8, "final_logit_softcapping": 20.0}
+    if model_type == "gemma3_text":
+        sizes |= {"layer_types": ["sliding_attention", "full_attention"]}
     config = AutoConfig.for_model(
         model_type, **sizes, bos_token_id=0, eos_token_id=1, pad_token_id=None, attn_implementation=attention
     )

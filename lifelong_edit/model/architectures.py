@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "gpt_neox": Architecture(blocks="gpt_neox.layers", write="mlp.dense_4h_to_h"),
     "llama": Architecture(blocks="model.layers", write="mlp.down_proj"),
     "gemma2": Architecture(blocks="model.layers", write="mlp.down_proj", after_write="post_feedforward_layernorm"),
+    "gemma3_text": Architecture(blocks="model.layers", write="mlp.down_proj", after_write="post_feedforward_layernorm"),
 }
 
 

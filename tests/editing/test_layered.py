@@ -294,7 +294,7 @@ class TestForms:
             reworded(())(editable.texts, request)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3_text"])
 @pytest.mark.parametrize("memory", ["joint", "batch"])
 def test_a_store_of_layered_targets_keeps_its_promises(model_type: str, memory: str, tmp_path: Path) -> None:
     """Facts go in and come out, exactly; another value may take the place of one; the records give the weights."""

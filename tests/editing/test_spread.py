@@ -140,8 +140,9 @@ def test_a_slot_that_has_a_key_keeps_it() -> None:
     assert torch.equal(held.whitened[:, others], plain.whitened[:, others])
 
 
-def test_a_norm_behind_the_weight_allows_one_layer_only() -> None:
-    editable = lively_editable("gemma2")
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text"])
+def test_a_norm_behind_the_weight_allows_one_layer_only(model_type: str) -> None:
+    editable = lively_editable(model_type)
     assert EditorSettings(layers=(0,), target=QUICK).resolved(editable) == (0,)
     with pytest.raises(RequestError, match="Edit one layer"):
         EditorSettings(layers=(0, 1), target=QUICK).resolved(editable)

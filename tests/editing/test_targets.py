@@ -80,7 +80,7 @@ def test_batched_and_cached_equals_serial(
     editable, settings = lively_editable(model_type, dtype), replace(SETTINGS, stop=stop)
     targets = optimise_targets(editable, groups, 0, contexts, settings)
     serial = [serial_target(editable, group, 0, contexts, settings) for group in groups]
-    assert targets.steps == tuple(steps for _, _, steps in serial) and len(set(targets.steps)) > 2
+    assert targets.steps == tuple(steps for _, _, steps in serial) and len(set(targets.steps)) > 1
     expected = torch.stack([delta for delta, _, _ in serial], dim=1).double()
     assert difference(targets.delta, expected) <= tolerance
     assert targets.loss == pytest.approx([loss for _, loss, _ in serial], rel=tolerance)

@@ -124,14 +124,15 @@ def test_a_layer_that_is_not_there_is_a_request_error(editable):
                 call(layer)
 
 
-def test_only_gemma2_has_a_norm_after_the_write():
-    assert [kind for kind in MODEL_TYPES if small_editable(kind).after_write(0) is not None] == ["gemma2"]
+def test_only_gemmas_have_a_norm_after_the_write():
+    found = [kind for kind in MODEL_TYPES if small_editable(kind).after_write(0) is not None]
+    assert found == ["gemma2", "gemma3_text"]
 
 
 def test_an_unknown_model_type_names_the_known_ones():
     config = small_model("llama", 50).config
     config.model_type = "mamba"
-    with pytest.raises(UnsupportedModel, match=r"'mamba'.*gemma2, gpt2, gpt_neox, llama"):
+    with pytest.raises(UnsupportedModel, match=r"'mamba'.*gemma2, gemma3_text, gpt2, gpt_neox, llama"):
         architecture_of(config)
 
 

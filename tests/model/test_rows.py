@@ -12,7 +12,7 @@ from tests.models import ATTENTION, small_editable
 
 SEQUENCES = [
     [11, 45, 60, 7, 9],
-    [8, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 70, 71, 72],  # longer than gemma2's sliding window
+    [8, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 70, 71, 72],  # longer than the sliding windows of gemmas
     [99],
     [12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22],
 ]

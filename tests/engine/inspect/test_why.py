@@ -73,7 +73,7 @@ def test_alone_is_a_store_of_this_fact_and_no_other(memory: str, tmp_path: Path)
         assert found["alone"].probability != pytest.approx(found["now"].probability, rel=1e-4)
 
 
-@pytest.mark.parametrize("model", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("model", ["gpt2", "llama", "gemma2", "gemma3_text"])
 def test_an_injected_target_has_the_loss_that_it_was_found_with(model: str, tmp_path: Path) -> None:
     """Without contexts and penalties J is the bare prompt's mean -log p, with the delta in and no weight written."""
     plain = replace(QUICK, decay=0.0, kl=0.0)
