@@ -6,6 +6,7 @@ the Fisher information of the written vector. To second order a change of it by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -17,10 +18,10 @@ from lifelong_edit.editing.second_moments import moment_bytes, read_moment
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import captured, replaced_output
-from lifelong_edit.model.tokens import batches, right_padded
+from lifelong_edit.model.tokens import affordable, batches, right_padded
 
 GRADIENTS = "gradients"
-ROW, TOKENS_PER_PASS = 128, 512
+ROW, TOKENS_PER_PASS, LOGITS_PER_PASS = 128, 512, 2**25  # a pass holds its logits about six times
 ISOTROPIC = 0.1  # what the plain size counts beside the sensitive one
 
 
@@ -36,7 +37,7 @@ def collected_sensitivities(
     for texts in corpora:
         moments = {layer: RunningSecondMoment(editable.shape(layer)[0]) for layer in wanted}
         rows = _rows(editable, texts, tokens)
-        for numbers in batches(rows, TOKENS_PER_PASS):
+        for numbers in batches(rows, affordable(editable.model, TOKENS_PER_PASS, LOGITS_PER_PASS)):
             batch = [rows[number] for number in numbers]
             for layer, gradients in _gradients(editable, wanted, batch, generator).items():
                 moments[layer].add(gradients)
@@ -69,11 +70,14 @@ def even(sensitivity: Tensor) -> Tensor:
 
 
 def _rows(editable: EditableModel, texts: Sequence[str], tokens: int) -> list[list[int]]:
-    """Token ids of the texts in rows of at most 128, until there are about `tokens`; each row has two or more."""
+    """Token ids of the texts in rows of at most 128, until there are about `tokens`; each row has two or more.
+
+    Every row begins as a text does: a model that was trained with a BOS may compute nonsense without.
+    """
     width, rows, read = min(ROW, editable.context_length), list[list[int]](), 0
     for text in texts:
-        ids = editable.tokenizer(text, truncation=False, verbose=False).input_ids
-        cut = [ids[at : at + width] for at in range(0, min(len(ids), tokens - read), width)]
+        cut = editable.tokenizer(text, truncation=True, max_length=width, return_overflowing_tokens=True).input_ids
+        cut = cut[: math.ceil((tokens - read) / width)]
         rows += [row for row in cut if len(row) > 1]
         read += sum(map(len, cut))
         if read >= tokens:

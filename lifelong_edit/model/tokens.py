@@ -242,7 +242,7 @@ def _known(tokenizer: Tokenizer, ids: list[int], target: str) -> list[int]:
     return ids
 
 
-TOKENS_PER_BATCH = 4_096
+TOKENS_PER_BATCH, LOGITS_PER_BATCH = 4_096, 2**28  # the logits are a gigabyte in float32
 LEADS_PER_BATCH = 1_024  # where every position of a row may be asked: logits are [tokens, vocabulary]
 Row = Sequence[int]
 
@@ -265,7 +265,7 @@ def predictions(
     Yields, in no fixed order, a row's number, its tokens' log-probabilities (nats, float32) and whether each is the top
     token, both [tokens] on the CPU. They do not depend on the batching.
     """
-    for numbers in batches(rows):
+    for numbers in batches(rows, affordable(model, TOKENS_PER_BATCH, LOGITS_PER_BATCH)):
         # Only positions before a wanted token get logits: the head over the vocabulary is most of a small model's cost.
         ids, mask = right_padded([rows[number] for number in numbers])
         begins = torch.tensor([firsts[number] for number in numbers])
@@ -287,7 +287,7 @@ def next_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[tuple[l
 
     Log-probabilities are in nats, float32, on the CPU.
     """
-    for numbers in batches(rows):
+    for numbers in batches(rows, TOKENS_PER_BATCH):
         ids, mask = right_padded([rows[number] for number in numbers])
         logits = _logits(model, ids, mask, torch.arange(len(ids)), mask.sum(1) - 1)
         yield numbers, logits.log_softmax(-1).cpu()
@@ -314,7 +314,7 @@ def leads(
     matter.
     """
     found: dict[int, Leads] = {}
-    for numbers in batches(rows, LEADS_PER_BATCH):
+    for numbers in batches(rows, affordable(model, LEADS_PER_BATCH, LOGITS_PER_BATCH)):
         ids, mask = right_padded([rows[number] for number in numbers])
         begins = torch.tensor([firsts[number] for number in numbers])
         asked = (torch.arange(ids.shape[1])[None] >= begins[:, None]) & mask.bool()
@@ -331,7 +331,13 @@ def leads(
     return [found[number] for number in range(len(rows))]
 
 
-def batches(rows: Sequence[Row], budget: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+def affordable(model: PreTrainedModel, tokens: int, logits: int) -> int:
+    """How many tokens a pass may take: `tokens`, or fewer of a vocabulary so large that they gave more `logits`."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return min(tokens, logits // len(head.weight))
+
+
+def batches(rows: Sequence[Row], budget: int) -> Iterator[list[int]]:
     """Batch the rows, the longest first, so that a padded batch fills the budget of tokens; gives row numbers."""
     order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
     while order:

@@ -10,7 +10,7 @@ from lifelong_edit.editing.sensitivity import ISOTROPIC, collected_sensitivities
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import replaced_output
-from tests.models import MODEL_TYPES
+from tests.models import MODEL_TYPES, byte_level, small_model
 from tests.samples import TEXT, lively_editable
 
 TOKENS = 64
@@ -57,6 +57,32 @@ def test_rows_of_any_length_count_every_token_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sensitivity, "TOKENS_PER_PASS", 1)
     alone = collected_sensitivities(editable, (0,), [TEXT[:6]], 10_000, seed=0)
     assert torch.allclose(read_sensitivity(together[0]), read_sensitivity(alone[0]), rtol=1e-9)
+
+
+def test_every_row_of_a_long_text_begins_as_a_text_does() -> None:
+    """A model that was trained with a BOS reads each piece behind it, and every token once."""
+    tokenizer, text = byte_level(bos=True), " ".join(TEXT)
+    editable, read = EditableModel(small_model("llama", len(tokenizer)), tokenizer), list[list[int]]()
+
+    def note(_module: object, _args: object, given: dict[str, torch.Tensor]) -> None:
+        for ids, mask in zip(given["input_ids"], given["attention_mask"].bool(), strict=True):
+            read.append(ids[mask].tolist())
+
+    editable.model.register_forward_pre_hook(note, with_kwargs=True)
+    collected_sensitivities(editable, (0,), [[text]], 10_000, seed=0)
+    bos, *rest = tokenizer(text).input_ids
+    assert len(read) > 2 and all(row[0] == bos for row in read)
+    assert sorted(token for row in read for token in row[1:]) == sorted(rest)
+
+
+def test_a_large_vocabulary_makes_passes_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    editable, rows = lively_editable("llama"), list[int]()
+    editable.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: rows.append(len(logits)))
+    collected_sensitivities(editable, (0,), [TEXT[:6]], TOKENS, seed=0)
+    monkeypatch.setattr(sensitivity, "LOGITS_PER_PASS", editable.context_length * editable.model.config.vocab_size)
+    before, rows[:] = max(rows), []
+    collected_sensitivities(editable, (0,), [TEXT[:6]], TOKENS, seed=0)
+    assert max(rows) < before
 
 
 def test_an_even_size_costs_the_same_in_every_direction() -> None:

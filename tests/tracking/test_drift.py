@@ -53,6 +53,16 @@ def test_batching_does_not_matter(monkeypatch: pytest.MonkeyPatch, budget: int) 
     assert perplexity(editable.model, editable.tokenizer, TEXTS[::-1]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_large_vocabulary_makes_passes_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass makes more logits than are allowed, for all of which there is room."""
+    editable, made = small_editable("llama"), list[int]()
+    allowed = editable.context_length * editable.model.config.vocab_size
+    monkeypatch.setattr(passes, "LOGITS_PER_BATCH", allowed)
+    editable.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: made.append(logits.numel()))
+    perplexity(editable.model, editable.tokenizer, TEXTS * 5)
+    assert len(made) > 1 and max(made) <= allowed
+
+
 def test_a_bfloat16_model_is_summed_in_float32() -> None:
     editable = small_editable("llama", torch.bfloat16)
     many = TEXTS * 20
