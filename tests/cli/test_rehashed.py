@@ -21,7 +21,7 @@ from tests.engine.change.test_budget import ANYTHING
 from tests.engine.editors import base_model, lived_in
 from tests.store.stores import rewritten
 
-OF_THE_FILE = ("seq", "prev", "requests", "kind", "time")  # what SQLite refuses by itself
+OF_THE_FILE = ("seq", "prev", "requests", "kind", "time", "record", "weights")  # what SQLite refuses by itself
 GONE = "gone"
 ODD: list[Any] = [None, [], {}, "", -1, 0, 10**30, 1e308, [None], {"a": None}, [["a"]], GONE]
 COMMANDS = (
