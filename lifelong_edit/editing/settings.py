@@ -66,6 +66,8 @@ class EditorSettings:
         except ValueError:
             raise RequestError(f"text is 'kept' or 'stripped', not {self.text!r}.") from None
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+        if not all(isinstance(layer, int) for layer in self.layers):
+            raise RequestError(f"layers are whole numbers, not {self.layers}.")
         if self.targets not in TARGETS:
             raise RequestError(f"targets is 'live' or 'base', not {self.targets!r}.")
         if not (0 <= self.contexts <= MOST and 0 <= self.halvings <= MOST):
@@ -76,6 +78,8 @@ class EditorSettings:
             raise RequestError(f"The amplification limit is positive, not {self.amplification_limit}.")
         if self.norm_limit is not None and not 0 < self.norm_limit < float("inf"):
             raise RequestError(f"A norm limit is a positive number, or None for no limit, not {self.norm_limit}.")
+        if not 0 <= self.shrinkage <= 1:
+            raise RequestError(f"A shrinkage lies between 0 and 1, not at {self.shrinkage}.")
         if not 0 < self.protection < float("inf"):
             raise RequestError(f"A weight of protection is a positive number, not {self.protection}.")
         if not 0 < self.prompt_share < 1:

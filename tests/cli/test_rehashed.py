@@ -187,13 +187,3 @@ def test_a_field_of_another_type_is_refused_by_name(lived: Lived, seq: int, fiel
         assert done.code == 4 and f"entry {seq}: its field '{field}" in done.err
     if value is not GONE:  # `verify` asks of every entry only that what is there is of its type
         assert f"entry {seq}: its field '{field}" in command("verify", "--store", root).err
-
-
-@pytest.mark.reliability
-def test_whatever_is_rewritten_is_shown_or_told(lived: Lived, cases: tuple[list[Any], list[Any]]) -> None:
-    root, entries = lived
-    looked = sampled(cases[0], 150)
-    for seq, body in looked:
-        look(root, entries, seq, body)
-    print(f"\nof {len(cases[0])} rewritten entries that are read, {len(looked)} were shown by every verb")
-    print(f"{len(cases[1])} were refused as they were read, by the entry's name")
