@@ -36,8 +36,14 @@ def write_browsable(entries: Sequence[Entry], path: Path) -> None:
     }
     with new_file(path) as file, sqlite_errors("writing", path), closing(Database(file, execute_plugins=False)) as db:
         for name, (columns, key, links) in COLUMNS.items():
-            db.table(name).create(columns, pk=key, foreign_keys=links).insert_all(rows[name], replace=True)
+            db.table(name).create(columns, pk=key, foreign_keys=links).insert_all(_last_of(rows[name], key))
         db.table("facts").enable_fts(SEARCHED)
+
+
+def _last_of(rows: Iterable[Row], key: str | tuple[str, ...]) -> Iterable[Row]:
+    """The rows, of those with one key the last: a ledger that was rewritten by hand may say a thing twice."""
+    fields = (key,) if isinstance(key, str) else key
+    return {tuple(row[field] for field in fields): row for row in rows}.values()
 
 
 def metadata(store: str, head: str, name: str = NAME) -> Row:

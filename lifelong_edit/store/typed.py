@@ -36,10 +36,10 @@ def misfit_of(kind: Any) -> Misfit:
         return lambda value: _in_parts(value, parts)
     if origin is list:
         each = _in_all(inner[0])
-        return lambda value: each(value, range(len(value)), "[{}]") if isinstance(value, list) else ""
+        return lambda value: each(value, range(len(value)), "[", "]") if isinstance(value, list) else ""
     if origin is dict:
         each = _in_all(inner[1])
-        return lambda value: each(value.values(), value, ".{}") if isinstance(value, dict) else ""
+        return lambda value: each(value.values(), value, ".", "") if isinstance(value, dict) else ""
     choices = [misfit_of(one) for one in inner]
     return lambda value: None if any(choice(value) is None for choice in choices) else ""
 
@@ -50,15 +50,15 @@ def _plain(kind: Any) -> set[type]:
     return set[type]().union(*parts) if all(parts) else set()
 
 
-def _in_all(kind: Any) -> Callable[[Iterable[Any], Iterable[Any], str], str | None]:
-    """Make the function that does so for values of one type, `names` of which are written as `way` has it."""
+def _in_all(kind: Any) -> Callable[[Iterable[Any], Iterable[Any], str, str], str | None]:
+    """Make the function that does so for values of one type, whose `names` stand between `before` and `after`."""
     plain, misfit = _plain(kind), misfit_of(kind)
 
-    def found(values: Iterable[Any], names: Iterable[Any], way: str) -> str | None:
+    def found(values: Iterable[Any], names: Iterable[Any], before: str, after: str) -> str | None:
         if plain and set(map(type, values)) <= plain:  # a ledger has very many numbers
             return None
         ways = ((name, misfit(value)) for name, value in zip(names, values, strict=True))
-        return next((way.format(name) + rest for name, rest in ways if rest is not None), None)
+        return next((f"{before}{name}{after}{rest}" for name, rest in ways if rest is not None), None)
 
     return found
 
