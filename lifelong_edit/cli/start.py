@@ -210,8 +210,7 @@ def _preview_init(
     editable = EditableModel.open(model, options.torch_dtype(dtype), device)
     profile = profile_for(model, named)
     if profile is not None:
-        profile.check(editable)
-        settings = profile.filling(settings)
+        settings = profile.fitted(settings, editable)
     pinned, base, texts = settings.pinned(editable), fingerprint(editable), _texts(text)
     if texts is None:
         shipped_moments(model, {layer: editable.shape(layer)[1] for layer in pinned.layers}, base)

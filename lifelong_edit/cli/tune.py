@@ -186,7 +186,6 @@ def _start(editable: EditableModel, model: Path, named: str | None, tokens: int,
     profile = profile_for(model, named)
     settings = EditorSettings(seed=seed, statistics=StatisticsSettings(tokens=tokens))
     if profile is not None:
-        profile.check(editable)
-        settings = profile.filling(settings)
+        settings = profile.fitted(settings, editable)
     pinned = settings.pinned(editable)
     return replace(pinned, ridge=method_named(METHOD, pinned.ridge).relative_ridge)

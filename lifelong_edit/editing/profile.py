@@ -40,14 +40,15 @@ class Profile:
         missing = {name for name, value in OPEN.items() if getattr(settings, name) == value}
         return replace(settings, **{name: getattr(self.choices, name) for name in missing})
 
-    def check(self, editable: EditableModel) -> None:
-        """Raise `RequestError` when the profile says that it is for models of another shape."""
+    def fitted(self, settings: EditorSettings, editable: EditableModel) -> EditorSettings:
+        """The same for this model; `RequestError` when the profile says that it is for models of another shape."""
         own, given = shape_of(editable), {name: self.about[name] for name in SHAPE if name in self.about}
         if any(own[name] != value for name, value in given.items()):
             raise RequestError(
                 f"The profile {self.name} is for a model of {_told(given)}, this one has {_told(own)}. Leave it out, "
                 "or find settings of this model's own: lifelong-edit tune."
             )
+        return self.filling(settings)
 
 
 def shape_of(editable: EditableModel) -> dict[str, int]:

@@ -331,6 +331,12 @@ def leads(
     return [found[number] for number in range(len(rows))]
 
 
+def answer_leads(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Leads]:
+    """How firmly the model gives every token of an answer behind its prompt, teacher-forced; pairs of token ids."""
+    rows = [prompt + answer[:-1] for prompt, answer in pairs]
+    return leads(model, rows, [len(prompt) - 1 for prompt, _ in pairs], [answer for _, answer in pairs])
+
+
 def affordable(model: PreTrainedModel, tokens: int, logits: int) -> int:
     """How many tokens a pass may take: `tokens`, or fewer of a vocabulary so large that they gave more `logits`."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]

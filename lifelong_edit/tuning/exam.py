@@ -14,7 +14,7 @@ from statistics import fmean
 
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.tokens import Leads, continuation, fitting, leads, tokens
+from lifelong_edit.model.tokens import Leads, answer_leads, continuation, fitting, leads, tokens
 
 PASSAGE = 128  # tokens of a passage of running text
 
@@ -96,14 +96,13 @@ def graded(editable: EditableModel, exam: Exam, base: Base) -> Figures:
 
 def answered(editable: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """The odds of each (prompt, answer)."""
-    rows, firsts, wanted = [], [], []
+    found = []
     for prompt, answer in pairs:
         asked = editable.texts.rule.asked(prompt)
         head, target = tokens(editable.texts, asked)[0], continuation(editable.texts, asked, answer)
-        rows.append(fitting(head + target[:-1], prompt, editable.context_length))
-        firsts.append(len(head) - 1)
-        wanted.append(target)
-    return [_odds(float(lead.margins.min())) for lead in leads(editable.model, rows, firsts, wanted)]
+        fitting(head + target[:-1], prompt, editable.context_length)
+        found.append((head, target))
+    return [_odds(float(lead.margins.min())) for lead in answer_leads(editable.model, found)]
 
 
 def _untouched(editable: EditableModel, exam: Exam) -> tuple[tuple[list[list[int]], list[int]], ...]:

@@ -75,10 +75,10 @@ def test_a_profile_of_another_shape_is_refused_with_both(tmp_path: Path) -> None
     assert shape_of(editable) == {"depth": 2, "width": 32}
     for about in ({}, shape_of(editable), {"depth": 2}):
         (tmp_path / PROFILE).write_text(json.dumps({"about": about}))
-        profile_for(tmp_path).check(editable)  # type: ignore[union-attr]
+        profile_for(tmp_path).fitted(EditorSettings(), editable)  # type: ignore[union-attr]
     (tmp_path / PROFILE).write_text(json.dumps({"about": {"depth": 30, "width": 32}}))
     with pytest.raises(RequestError, match=r"depth 30, width 32.*depth 2, width 32.*tune"):
-        profile_for(tmp_path).check(editable)  # type: ignore[union-attr]
+        profile_for(tmp_path).fitted(EditorSettings(), editable)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", shipped_profiles())

@@ -75,8 +75,7 @@ def found(
     kind = kind_named(memory_kind)
     _check_texts(text, prompts, kind.needs_moments)
     if profile is not None:
-        profile.check(editable)
-        settings = profile.filling(settings)
+        settings = profile.fitted(settings, editable)
     settings, base = settings.pinned(editable), fingerprint(editable)
     editable.read_by(settings.text)
     protect = [rendered(editable, request) for request in protect]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lifelong_edit.facts import canonical_digest, parted
 from lifelong_edit.model.editable import EditableModel
-from lifelong_edit.model.tokens import continuation, leads, tokens
+from lifelong_edit.model.tokens import answer_leads, continuation, tokens
 
 ASKED = 300  # statements, drawn with the store's seed
 QUARTILES = (0.25, 0.5, 0.75)
@@ -24,17 +24,15 @@ def known_in(editable: EditableModel, statements: Sequence[str], seed: int) -> d
     the word's tokens, and of `margin`, the nats by which the word's weakest token lies above the likeliest other one.
     """
     pairs = [pair for pair in map(parted, dict.fromkeys(statements)) if pair]
-    heads, wanted = list[list[int]](), list[list[int]]()
+    asked = list[tuple[list[int], list[int]]]()
     for prompt, word in nsmallest(ASKED, pairs, key=lambda pair: canonical_digest([seed, *pair])):
         head, target = tokens(editable.texts, prompt)[0], continuation(editable.texts, prompt, word)
         if len(head) + len(target) <= editable.context_length:
-            heads.append(head)
-            wanted.append(target)
-    rows = [head + target[:-1] for head, target in zip(heads, wanted, strict=True)]
-    found = leads(editable.model, rows, [len(head) - 1 for head in heads], wanted)
+            asked.append((head, target))
+    found = answer_leads(editable.model, asked)
     said = [lead for lead in found if bool((lead.margins > 0).all())]
     return {
-        "asked": len(rows),
+        "asked": len(asked),
         "said": len(said),
         "probability": _quartiles([lead.log_probabilities.mean().exp() for lead in said]),
         "margin": _quartiles([lead.margins.min() for lead in said]),
