@@ -156,6 +156,18 @@ class History:
                     chains[column.slot] = tuple(grown[column.slot])
         return chains
 
+    def last_columns(self) -> dict[str, Column]:
+        """The last column of every slot's chain, whose value the active facts have.
+
+        `StoreCorrupt` naming a fact without one: every entry brings what its state needs, so one was changed since.
+        """
+        chains = self.chains()
+        for slot, ids in self.slots().items():
+            if not chains[slot]:
+                fact = self.facts[ids[0]]
+                raise StoreCorrupt(f"entry {fact.since}: no column holds fact {fact.id!r}; an entry was changed since.")
+        return {slot: chain[-1] for slot, chain in chains.items()}
+
     def first_columns(self) -> dict[str, Column]:
         """The first column ever written for each slot."""
         first: dict[str, Column] = {}

@@ -152,13 +152,23 @@ def cases(lived: Lived) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
     return read, refused
 
 
-def test_some_rewritten_fields_are_shown_or_told(lived: Lived, cases: tuple[list[Any], list[Any]]) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.reliability)])
+def test_rewritten_fields_are_shown_or_told(lived: Lived, cases: tuple[list[Any], list[Any]], count: int) -> None:
     root, entries = lived
     rewritten(root / "ledger.db", entries)
     assert run_all(root, 1) == {0}
     ask_all(root)
-    for seq, body in [*sampled(cases[0], 6), *sampled(cases[1], 6)]:
+    for seq, body in [*sampled(cases[0], count), *sampled(cases[1], count)]:
         look(root, entries, seq, body)
+
+
+def test_a_state_that_no_column_holds_is_told(lived: Lived) -> None:
+    """Every entry is of its type and fits the one before it; only the fold finds that a fact has no value."""
+    root, entries = lived
+    seq, body = next((e.seq, dict(e.body)) for e in reversed(entries) if e.kind == "edit" and e.body["columns"])
+    rehash(root, entries, seq, body | {"columns": [], "loss": [], "steps": []})
+    with pytest.raises(StoreCorrupt, match=f"entry {seq}: no column holds fact"):
+        Reader.open(root, base_model(), read_only=True).close()
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def suspects(kernel: Kernel, head: Head, fact: str) -> tuple[dict[int, float], i
     is missing. How much is |v - W k| / |v - W_0 k|.
     """
     state = kernel.state_of(head)
-    value = head.history.chains()[head.history.facts[fact].slot][-1]
+    value = head.history.last_columns()[head.history.facts[fact].slot]
     found: dict[int, float] = {}
     square = asked = 0.0
     for layer in state.layers.values():

@@ -238,7 +238,7 @@ class Kernel(Kind):
     def key_drift(self, head: Head) -> dict[str, float]:
         """The largest |k now - k recorded| / |k recorded| over the slots that stand."""
         state, history = self.state_of(head), head.history
-        values = [chain[-1] for chain in history.chains().values()]
+        values = list(history.last_columns().values())
         requests = [history.facts[min(value.facts)].request for value in values]
         drift = {layer.name: 0.0 for layer in state.layers.values()}
         for number, layer in state.layers.items() if requests else ():

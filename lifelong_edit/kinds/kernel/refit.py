@@ -108,7 +108,7 @@ def _relaxing(
 def _repairing(kernel: Kernel, head: Head, body: Mapping[str, Any], share: float) -> KernelChange:
     """The change in which all that stands is one batch, with ridges larger by a share of the mean key mass."""
     history, layers, seq = head.history, kernel.state_of(head).layers, head.seq
-    values = [chain[-1] for chain in history.chains().values()]
+    values = list(history.last_columns().values())
     groups = [sorted(value.facts) for value in values]
 
     def change(now: ByLayer) -> KernelChange:

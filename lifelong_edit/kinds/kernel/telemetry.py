@@ -86,8 +86,8 @@ def _kept(change: KernelChange, layer: EditedLayer, read: Telemetry, delta: Pair
 def _by_fact(history: History, layer: EditedLayer, residual: Tensor) -> dict[str, float]:
     """The residual [n] of the column that was optimised for a fact last, to every active fact whose value moved."""
     place = {placed.value: i for i, placed in enumerate(layer.placed)}
-    values = residual.tolist()
-    last = {id: values[place[chain[-1]]] for chain in history.chains().values() for id in chain[-1].facts}
+    residuals = residual.tolist()
+    last = {id: residuals[place[value]] for value in history.last_columns().values() for id in value.facts}
     return {id: value for id, value in last.items() if math.isfinite(value)}
 
 
@@ -131,7 +131,7 @@ def figures(weight: str, read: Telemetry) -> list[tuple[str, float, float | None
 
 def shifts(history: History, state: KernelState, deltas: Mapping[str, Pair], facts: Sequence[str]) -> dict[str, float]:
     """To each of these active facts the largest ||D k|| / ||v - W_0 k|| over the edited layers, with the deltas D."""
-    standing = {id: chain[-1] for chain in history.chains().values() for id in chain[-1].facts}
+    standing = {id: value for value in history.last_columns().values() for id in value.facts}
     found = dict.fromkeys(facts, 0.0)
     for layer in state.layers.values():
         values = {placed.value: i for i, placed in enumerate(layer.placed)}

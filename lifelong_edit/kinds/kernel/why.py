@@ -32,7 +32,7 @@ def own_stages(kernel: Kernel, head: Head, fact: str) -> tuple[Stage, ...]:
     and nothing is written; at `alone` the weights hold this column and no other.
     """
     life = head.history.facts[fact]
-    request, value = life.request, head.history.chains()[life.slot][-1]
+    request, value = life.request, head.history.last_columns()[life.slot]
 
     def stage(name: str, editable: EditableModel) -> Stage:
         return asked(editable, name, [request.question], request.answer)

@@ -76,7 +76,7 @@ class DictionaryKind(Kind):
         return self._standing(history, {})
 
     def _standing(self, history: History, new: Mapping[Column, Pair]) -> Dictionary:
-        last = {slot: chain[-1] for slot, chain in history.chains().items()}
+        last = history.last_columns()
         return Dictionary(self.settings.layers[0], {s: new.get(c) or self._read(c) for s, c in last.items()})
 
     def _read(self, column: Column) -> Pair:
