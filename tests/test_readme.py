@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.samples import PATIENCE
+from tests.cli.conftest import command
 
 ROOT = Path(__file__).parents[1]
 README, TOUR = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/tour.md"))
@@ -59,24 +56,25 @@ def told(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def test_the_tour_prints_what_it_shows(tmp_path: Path) -> None:
+def test_the_tour_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one shell's environment and in the order of the page."""
     for name in ("checkpoints", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    environment = {**os.environ, "LOGNAME": "ada", "COLUMNS": "100", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOGNAME", "ada")
     assert len(steps(TOUR)) > 8
     for step in steps(TOUR):
-        command, _, expected = step.partition("\n")
-        words = shlex.split(command)
-        if words[0] == "export":
-            environment |= dict(word.split("=", 1) for word in words[1:])
+        line, _, expected = step.partition("\n")
+        program, *words = shlex.split(line)
+        if program == "export":
+            for word in words:
+                monkeypatch.setenv(*word.split("=", 1))
             continue
-        assert words[0] == "lifelong-edit", command
-        line = [sys.executable, "-m", "lifelong_edit", *words[1:]]
-        run = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-        assert run.returncode == 0, f"{command}\n{run.stderr}"
+        assert program == "lifelong-edit", line
+        done = command(*words)
+        assert done.code == 0, f"{line}\n{done.err}"
         # What is ranked by a figure may come in another order: targets differ a little between processors.
-        assert sorted(told(run.stdout)) == sorted(told(expected)), command
+        assert sorted(told(done.out)) == sorted(told(expected)), line
 
 
 def test_the_readme_shows_a_part_of_the_tour_and_is_read_at_one_sitting() -> None:
