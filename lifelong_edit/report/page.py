@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lifelong_edit.engine import Reader
@@ -72,15 +73,23 @@ def render(story: Story, deep: bool) -> str:
 
 
 def _draw(story: Story, folder: Path) -> None:
+    """Draw every picture in one browser, for to start it takes longer than to draw."""
+    from plotly.io import write_images
+
     from lifelong_edit.report.figures import figures
 
-    for name, figure in figures(story).items():
+    drawn = figures(story)
+    with TemporaryDirectory() as place:
+        pictures = {name: Path(place) / f"{name}.png" for name in drawn}
         try:
-            data = figure.to_image("png", height=figure.layout.height, **PIXELS)
+            heights = [figure.layout.height for figure in drawn.values()]
+            write_images([*drawn.values()], [*pictures.values()], height=heights, **PIXELS)
+            data = {name: path.read_bytes() for name, path in pictures.items()}
         except (RuntimeError, ValueError, OSError) as error:
             raise RequestError(f"{folder}: no PNG could be drawn: {error}. Install Chromium or Chrome.") from error
+    for name, png in data.items():
         with new_file(folder / f"{name}.png", earlier=PNG) as file:
-            file.write_bytes(data)
+            file.write_bytes(png)
 
 
 def _shown(value: object) -> object:
