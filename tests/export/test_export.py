@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -23,48 +24,52 @@ from lifelong_edit.export import export_delta, export_hf, export_jsonl, export_p
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from tests.reliability.mounts import small_disk
-from tests.samples import PATIENCE, REQUESTS, lively_editable, new_editor
+from tests.samples import REQUESTS, lively_editable, new_editor
 
 PROMPTS = [request.question for request in REQUESTS] + ["The river"]
 ALONE = """
 import json, sys, torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, adapter, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-PROMPTS = sys.stdin.read()
-found = {}
-def ask(name):
+prompts = json.loads(sys.argv[1])
+def ask(model, tokenizer):
     with torch.no_grad():
-        rows = [model(torch.tensor([tokenizer(p).input_ids])).logits[0, -1] for p in json.loads(PROMPTS)]
-    found[name] = torch.stack(rows)
-ask("plain")
-if adapter != "-":
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(model, adapter)
-    ask("adapter")
-    with model.disable_adapter():
-        ask("off")
-    model = model.merge_and_unload()
-    ask("merged")
-assert "lifelong_edit" not in sys.modules
-save_file(found, out)
+        return torch.stack([model(torch.tensor([tokenizer(p).input_ids])).logits[0, -1] for p in prompts])
+for line in sys.stdin:
+    folder, adapter, out = json.loads(line)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = {"plain": ask(model, tokenizer)}
+    if adapter is not None:
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(model, adapter)
+        found["adapter"] = ask(model, tokenizer)
+        with model.disable_adapter():
+            found["off"] = ask(model, tokenizer)
+        found["merged"] = ask(model.merge_and_unload(), tokenizer)
+    assert "lifelong_edit" not in sys.modules
+    save_file(found, out)
+    print("saved", flush=True)
 """
+Alone = Callable[..., dict[str, torch.Tensor]]
 
 
-def alone(folder: Path, adapter: Path | str, out: Path) -> dict[str, torch.Tensor]:
-    """The last logits of the prompts in float64, in a process that does not import this package."""
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ALONE, str(folder), str(adapter), str(out)],
-        input=json.dumps(PROMPTS),
-        capture_output=True,
-        text=True,
-        cwd=out.parent,
-        timeout=PATIENCE,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return load_file(out)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
+    """Asks a process that does not import this package for the last logits of the prompts in float64."""
+    elsewhere = tmp_path_factory.mktemp("alone")
+    line = [sys.executable, "-W", "ignore", "-c", ALONE, json.dumps(PROMPTS)]
+    with Popen(line, cwd=elsewhere, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+
+        def ask(folder: Path, adapter: Path | None = None) -> dict[str, torch.Tensor]:
+            out = elsewhere / "out.safetensors"
+            print(json.dumps([str(folder), adapter and str(adapter), str(out)]), file=process.stdin, flush=True)
+            assert process.stdout.readline() == "saved\n"
+            return load_file(out)
+
+        yield ask
+        process.stdin.close()
 
 
 def logits(editable: EditableModel) -> torch.Tensor:
@@ -83,31 +88,35 @@ def unrounded_logits(editor: LifelongEditor, base: Path) -> torch.Tensor:
         return logits(editable)
 
 
-@pytest.fixture(params=["gpt2", "llama"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a model, and of a store of it with two edits. Do not change them."""
+    folder, editable = tmp_path_factory.mktemp("made"), lively_editable(request.param)
+    editable.model.save_pretrained(folder / "base")
+    editable.tokenizer.save_pretrained(folder / "base")
+    with new_editor(folder / "store", editable, layers=(0, 1), targets="live") as editor:
+        editor.apply(REQUESTS[:3], reason="so | <b>said</b>")
+        editor.apply(REQUESTS[3:])
+    return folder
 
 
 @pytest.fixture
-def base(kind: str, tmp_path: Path) -> Path:
-    editable = lively_editable(kind)
-    editable.model.save_pretrained(tmp_path / "base")
-    editable.tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+def base(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made / "base", tmp_path / "base")
 
 
 @pytest.fixture
-def editor(base: Path, tmp_path: Path) -> Iterator[LifelongEditor]:
-    with new_editor(tmp_path / "store", EditableModel.open(base), layers=(0, 1), targets="live") as opened:
-        opened.apply(REQUESTS[:3], reason="so | <b>said</b>")
-        opened.apply(REQUESTS[3:])
+def editor(made: Path, base: Path, tmp_path: Path) -> Iterator[LifelongEditor]:
+    with LifelongEditor.open(shutil.copytree(made / "store", tmp_path / "store"), base) as opened:
         yield opened
 
 
-def test_plain_transformers_loads_the_folder_and_computes_the_same(editor: LifelongEditor, tmp_path: Path) -> None:
+def test_plain_transformers_loads_the_folder_and_computes_the_same(
+    editor: LifelongEditor, alone: Alone, tmp_path: Path
+) -> None:
     done = export_hf(editor, tmp_path / "model")
     assert done.facts == len(REQUESTS) and done.difference <= 1e-5 and done.bytes > 1000
-    found = alone(tmp_path / "model", "-", tmp_path / "out.safetensors")
+    found = alone(tmp_path / "model")
     assert (found["plain"] - logits(editor.editable)).abs().max() <= 1e-5
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
     assert editor.head.digest in card and "so \\| \\<b>said\\</b>" in card and all(r.subject in card for r in REQUESTS)
@@ -123,12 +132,14 @@ def test_an_older_state_is_exported_and_the_live_model_stays(editor: LifelongEdi
     assert torch.equal(again.weight(0), editor.at(1).editable.weight(0).to(torch.bfloat16))
 
 
-def test_peft_loads_switches_off_and_merges_the_adapter(editor: LifelongEditor, base: Path, tmp_path: Path) -> None:
+def test_peft_loads_switches_off_and_merges_the_adapter(
+    editor: LifelongEditor, base: Path, alone: Alone, tmp_path: Path
+) -> None:
     pytest.importorskip("peft", reason="the extra `peft` is not installed")
     done = export_peft(editor, tmp_path / "adapter")
     assert set(done.ranks.values()) == {len(REQUESTS)} and 0 < done.error < 1e-6 and done.efficacy is not None
     assert done.efficacy[0] == done.efficacy[1]
-    found = alone(base, tmp_path / "adapter", tmp_path / "out.safetensors")
+    found = alone(base, tmp_path / "adapter")
     exact = unrounded_logits(editor, base)
     for name in ("adapter", "merged"):  # what is left is the rounding of the factors, and of llama's norms, to float32
         assert (found[name] - exact).abs().max() <= 1e-5 < (found["plain"] - exact).abs().max()
