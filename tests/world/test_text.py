@@ -24,7 +24,8 @@ def claims(world: World, text: str, subject: str, kind: str) -> Iterator[WorldFa
             for form in (relation.bio, relation.story)
             for p in ("She", "He", "Then she", "Then he")
         ]
-        for start in [*(text.replace("{}", subject) for _, text in relation.templates), *told]:
+        starts = [*(text.replace("{}", subject) for _, text in relation.templates), *told]
+        for start in filter(text.__contains__, starts):  # a pattern takes longer to compile than to look for
             for found in re.findall(rf"(?:^|(?<=[.] )){re.escape(start)} ([\w-]+)[.]", text):
                 if found in world.objects(relation):
                     yield WorldFact(subject, relation.name, found)
@@ -65,21 +66,24 @@ def test_biographies_and_stories_are_true(world: World) -> None:
             assert said <= true
 
 
-def test_one_pass_states_every_fact(world: World) -> None:
-    texts = " ".join(document.text for document in Writer(world, "test").one_pass())
+@pytest.fixture(scope="module")
+def one_pass(world: World) -> str:
+    return " ".join(document.text for document in Writer(world, "test").one_pass())
+
+
+def test_one_pass_states_every_fact(world: World, one_pass: str) -> None:
     for fact in world.facts[::41]:
         seen, _ = world.relation(fact).split_for(fact.subject)
-        assert any(f"{text.replace('{}', fact.subject)} {fact.object}." in texts for text in seen)
+        assert any(f"{text.replace('{}', fact.subject)} {fact.object}." in one_pass for text in seen)
 
 
-def test_training_text_holds_no_template_that_is_held_out_for_its_subject(world: World) -> None:
-    texts = " ".join(document.text for document in Writer(world, "test").one_pass())
+def test_training_text_holds_no_template_that_is_held_out_for_its_subject(world: World, one_pass: str) -> None:
     for fact in world.facts[::41]:
         seen, held_out = world.relation(fact).split_for(fact.subject)
         shown = [text.replace("{}", fact.subject) for text in seen]
         for text in (text.replace("{}", fact.subject) for text in held_out):
             inside = any(text in other for other in shown)  # "{} was born in" also ends a longer template
-            assert inside or f"{text} {fact.object}." not in texts
+            assert inside or f"{text} {fact.object}." not in one_pass
 
 
 def test_two_hop_questions_are_true_and_leave_a_third_of_the_people_out(world: World) -> None:
