@@ -35,19 +35,24 @@ def sample_contexts(editable: EditableModel, count: int, seed: int) -> tuple[str
 
     Sampled on the CPU from the 50 likeliest tokens, so that the device does not matter.
     """
-    generator = torch.Generator().manual_seed(seed)
-    contexts = []
-    for number in range(count):
-        ids = torch.tensor([tokens(editable.texts, OPENINGS[number % len(OPENINGS)])[0]])
-        opening = ids.shape[1]
-        for _ in range(TOKENS):
-            logits = editable.model(input_ids=ids.to(editable.device)).logits[0, -1].float().cpu()
-            best = logits.topk(min(CHOICES, logits.numel()))
-            drawn = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
-            ids = torch.cat([ids, best.indices[drawn][None]], dim=1)
-        sampled = str(editable.tokenizer.decode(ids[0, opening:], skip_special_tokens=True))
-        text = OPENINGS[number % len(OPENINGS)] + sampled
-        contexts.append(" ".join(text.replace("\ufffd", "").split()).rstrip(" .") + ". ")
+    rows = [tokens(editable.texts, OPENINGS[number % len(OPENINGS)])[0] for number in range(count)]
+    generator, choices = torch.Generator().manual_seed(seed), min(CHOICES, int(editable.model.config.vocab_size))
+    # Of tokens that wait for exponential times, at the rates of their probabilities, the first is drawn by these.
+    waits = [[torch.empty(choices).exponential_(generator=generator) for _ in range(TOKENS)] for _ in rows]
+    contexts = [""] * count
+    for length in {len(row) for row in rows}:  # such rows are read together, and need no padding
+        numbers = [number for number, row in enumerate(rows) if len(row) == length]
+        ids = torch.tensor([rows[number] for number in numbers])
+        for step in range(TOKENS):
+            read = editable.model(input_ids=ids.to(editable.device), use_cache=False, logits_to_keep=1)
+            best = read.logits[:, -1].float().cpu().topk(choices)
+            own = torch.stack([waits[number][step] for number in numbers])
+            drawn = (best.values.softmax(-1) / own).argmax(-1, keepdim=True)
+            ids = torch.cat([ids, best.indices.gather(1, drawn)], dim=1)
+        for number, row in zip(numbers, ids[:, length:], strict=True):
+            sampled = str(editable.tokenizer.decode(row, skip_special_tokens=True))
+            text = OPENINGS[number % len(OPENINGS)] + sampled
+            contexts[number] = " ".join(text.replace("\ufffd", "").split()).rstrip(" .") + ". "
     return tuple(contexts)
 
 
