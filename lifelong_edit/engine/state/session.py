@@ -9,6 +9,7 @@ import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -190,7 +191,13 @@ def signed(actor: str | None, reason: str | None, seed: int) -> dict[str, Any]:
 def software() -> dict[str, str | int]:
     """Versions of the libraries, the kind of processor, and the number of threads."""
     return {
-        **{name: version(name) for name in LIBRARIES},
+        **_versions(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once: every commit tells them, and what is loaded stays."""
+    return {name: version(name) for name in LIBRARIES}
