@@ -216,10 +216,10 @@ class Seed:
     advice: str
 
 
-SEEDS = {
-    "target": Seed([FACTS], {"target": TargetSettings(steps=1)}, "target", "steps (now 1)"),
-    "ridge": Seed([FACTS], {"ridge": 1e6, "halvings": 0}, "alone", "with a ridge of 0 it is said"),
-    "key": Seed([FACTS], {}, "alone", "The key misses the prompt"),
+SEEDS = {  # where not every fact is lost, there are more of them
+    "target": Seed([FACTS[:12]], {"target": TargetSettings(steps=1)}, "target", "steps (now 1)"),
+    "ridge": Seed([FACTS[:12]], {"ridge": 1e6, "halvings": 0}, "alone", "with a ridge of 0 it is said"),
+    "key": Seed([FACTS[:12]], {}, "alone", "The key misses the prompt"),
     "later": Seed([FACTS, rivals(FACTS, ["They say: "])], {}, "now", "2 (+"),
     "contexts": Seed([FACTS], {"contexts": 0}, "behind a sentence", "(now 0)"),
     "wordings": Seed([[turned(fact) for fact in FACTS]], {"contexts": 12}, "in other words", "wordings (now 0)"),
@@ -252,7 +252,7 @@ def test_ten_seeded_failures_are_found_at_their_stage(
     with bundled(tmp_path / "store", **seed.choices) as editor:
         for batch in seed.batches:
             editor.apply(batch)
-        found = [editor.why(str(fact.id)) for fact in FACTS]
+        found = [editor.why(str(fact.id)) for fact in seed.batches[0]]
     if seed.stage in WAY:  # of the bare prompt: what is said there now was not lost
         found = [one for one in found if not {stage.name: stage for stage in one.stages}["now"].holds]
     elif seed.stage == "in other words":  # its store has contexts as others have, and some facts are lost behind those
