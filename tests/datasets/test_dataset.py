@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import json
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,9 @@ from lifelong_edit.datasets.rows import Row
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import REQUIRED, EditRequest
 from tests.datasets.specimens import COUNTERFACT, SPECIMENS, ZSRE, Specimen
+from tests.real_data import FOLDER, NEEDS_REAL_DATA
 
 PLAIN = {"prompt": "{} lives in", "subject": "Ada", "target_new": "Oran"}
-REAL = os.environ.get("LIFELONG_EDIT_DATA")
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["Ada lives in", "{} is", "Ada"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["str", "prompt", "ada"]), inner),
@@ -237,7 +236,7 @@ def test_a_draft_needs_a_place_for_its_subject() -> None:
     assert request_of(Draft("Ada is", "Ada", "Oran")).prompt == "{} is"
 
 
-@pytest.mark.skipif(REAL is None, reason="LIFELONG_EDIT_DATA names no folder of data sets")
+@NEEDS_REAL_DATA
 @pytest.mark.parametrize(
     ("file", "targets", "format", "counts"),
     [
@@ -250,8 +249,7 @@ def test_a_draft_needs_a_place_for_its_subject() -> None:
     ],
 )
 def test_real_files_import(file: str, targets: str | None, format: str, counts: tuple[int, ...]) -> None:
-    folder = Path(str(REAL))
-    path = next(each for each in (folder / file, folder / "data" / file) if each.exists())
+    path = next(each for each in (FOLDER / file, FOLDER / "data" / file) if each.exists())
     dataset, found = outcomes(path, targets=targets)
     assert dataset.format.name == format
     assert (dataset.rows, dataset.accepted, dataset.reasons.total()) == counts

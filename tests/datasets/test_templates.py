@@ -18,6 +18,7 @@ from lifelong_edit.datasets.jsonl import MAX_LINE
 from lifelong_edit.datasets.templates import read_templates, worded
 from lifelong_edit.errors import RequestError
 from lifelong_edit.facts import MAX_PROMPT, EditRequest
+from tests.real_data import FOLDER, NEEDS_REAL_DATA
 
 HOME = [f"{{}} {verb} in" for verb in ("is", "lives", "dwells", "stays", "resides")]
 TOWNS = ["{} lies in", "{} is part of"]
@@ -127,9 +128,9 @@ def test_templates_that_are_no_prompts_are_refused_with_their_relation(tmp_path:
         read_templates(path)
 
 
-@pytest.mark.skipif("LIFELONG_EDIT_DATA" not in os.environ, reason="LIFELONG_EDIT_DATA names no folder of data sets")
+@NEEDS_REAL_DATA
 def test_counterfact_has_wordings_beside_what_measures_an_edit() -> None:
-    path = Path(os.environ["LIFELONG_EDIT_DATA"]) / "data" / "counterfact_rome_format.jsonl.gz"
+    path = FOLDER / "data" / "counterfact_rome_format.jsonl.gz"
     dataset, found = imported(path, wordings=3)
     assert dataset.worded == {3: 6_330, 2: 2_330, 1: 1_072, 0: 268}
     for request in found.values():

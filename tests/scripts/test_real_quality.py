@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +17,7 @@ from real_facts import POOLS, ROLES, SEEDS, Material, check_disjoint, role
 from real_quality import requested, settings_of
 from real_scores import FORMS, answers, changes, first_choices, store_as
 from real_table import table, wilson
+from tests.real_data import NEEDS_REAL_DATA
 
 MODEL = "checkpoints/tiny-world"
 ASKED = [("Once upon a time", "there was a"), ("The", "cat"), ("What does Zuvou Quidirn cook best? Answer:", "pizza")]
@@ -28,7 +28,7 @@ def tiny() -> Any:
     return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), AutoTokenizer.from_pretrained(MODEL)
 
 
-@pytest.mark.skipif("LIFELONG_EDIT_DATA" not in os.environ, reason="LIFELONG_EDIT_DATA names no folder of data sets")
+@NEEDS_REAL_DATA
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_is_measured_is_apart_between_seeds_and_from_what_is_given(pool: str) -> None:
     material = Material(pool, AutoTokenizer.from_pretrained(MODEL))

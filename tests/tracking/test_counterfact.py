@@ -6,11 +6,9 @@ import gzip
 import itertools
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -20,25 +18,25 @@ import torch
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.tracking.scores import measure
+from tests.real_data import FOLDER, NEEDS_REAL_DATA
 
 Record = dict[str, Any]
-FOLDER = os.environ.get("LIFELONG_EDIT_DATA")
 RECORDS, SPOKEN = 200, 8  # scored, and listened to: without a cache that takes a pass for every token
 NEIGHBOURS = 3  # neighbourhood and attribute prompts of a record that are used
 
-pytestmark = pytest.mark.skipif(not FOLDER, reason="LIFELONG_EDIT_DATA names no folder with real data")
+pytestmark = NEEDS_REAL_DATA
 
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    path = Path(str(FOLDER)) / "data" / "counterfact_rome_format.jsonl.gz"
+    path = FOLDER / "data" / "counterfact_rome_format.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in itertools.islice(lines, RECORDS)]
 
 
 @pytest.fixture(scope="module")
 def editable() -> EditableModel:
-    return EditableModel.open(Path(str(FOLDER)) / "models" / "real-facts", dtype=torch.float32)
+    return EditableModel.open(FOLDER / "models" / "real-facts", dtype=torch.float32)
 
 
 def request_of(record: Record) -> EditRequest:
