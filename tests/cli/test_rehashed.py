@@ -152,7 +152,7 @@ def cases(lived: Lived) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
     return read, refused
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.reliability)])
+@pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.reliability)])
 def test_rewritten_fields_are_shown_or_told(lived: Lived, cases: tuple[list[Any], list[Any]], count: int) -> None:
     root, entries = lived
     rewritten(root / "ledger.db", entries)

@@ -18,7 +18,7 @@ from tests.samples import QUICK
 from tests.world.test_tiny_world import FOLDER
 
 STREAM = edit_requests(World.generate(BUNDLED_SEED), 20, seed=0)
-FAST = EditorSettings(target=QUICK)
+FAST = EditorSettings(target=QUICK, contexts=1)
 
 
 def test_reverts_keep_both_laws_and_the_others_answers() -> None:

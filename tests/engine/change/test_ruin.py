@@ -30,9 +30,8 @@ ONE_PERSON = [
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_four_facts_about_one_person_without_a_ridge_are_refused(memory: str, tmp_path: Path) -> None:
-    with LifelongEditor.create(
-        tmp_path / "store", "checkpoints/tiny-world", EditorSettings(memory=memory, target=TargetSettings())
-    ) as editor:
+    settings = EditorSettings(memory=memory, target=TargetSettings(), contexts=1)
+    with LifelongEditor.create(tmp_path / "store", "checkpoints/tiny-world", settings) as editor:
         before = contents(tmp_path / "store"), editor.head, editor.state.digest
         with pytest.raises(SolveError, match=r"times its norm \(limit 3: 1.5 times.*norm_limit"):
             editor.apply(ONE_PERSON, method="emmet")
