@@ -86,27 +86,29 @@ def test_reverting_the_last_edits_gives_the_digest_recorded_before_them(memory: 
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("id", [str(request.id) for request in REQUESTS])
-def test_reverting_any_fact_equals_a_fresh_fold_of_the_others(id: str, memory: str, tmp_path: Path) -> None:
+def test_reverting_any_fact_equals_a_fresh_fold_of_the_others(memory: str, tmp_path: Path) -> None:
     """Law (a): every other fact keeps its frozen key and value."""
     with edited(tmp_path / "store", memory=memory) as editor:
         whole, base = editor.state.layers[0], base_model().weight(0)
-        editor.revert(id)
-        kept = [columns.take([i for i, name in enumerate(columns.names) if name != id])
-                for columns in whole.columns.values()]  # fmt: skip
-        pairs = fold([columns for columns in kept if len(columns)], Memory(memory), float("inf"))
-        assert torch.equal(live(editor), materialise(base, pairs).float())
-        assert editor.facts()[id].status == "reverted"
+        for id in (str(request.id) for request in REQUESTS):
+            editor.revert(id)
+            kept = [columns.take([i for i, name in enumerate(columns.names) if name != id])
+                    for columns in whole.columns.values()]  # fmt: skip
+            pairs = fold([columns for columns in kept if len(columns)], Memory(memory), float("inf"))
+            assert torch.equal(live(editor), materialise(base, pairs).float()), id
+            assert editor.facts()[id].status == "reverted"
+            editor.restore(id)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("gone", [("ada",), ("bo", "ana"), ("kessel",), ("ada", "emile")], ids="-".join)
-def test_with_base_targets_a_reverted_fact_leaves_no_trace(gone: tuple[str, ...], memory: str, tmp_path: Path) -> None:
+def test_with_base_targets_a_reverted_fact_leaves_no_trace(memory: str, tmp_path: Path) -> None:
     """Law (b): the weights are those of a fresh store that never had it, keys and targets computed anew."""
     with edited(tmp_path / "all", memory=memory, targets="base") as editor:
-        editor.revert(*gone)
-        with edited(tmp_path / "never", without(*gone), memory=memory, targets="base") as never:
-            assert_close(live(editor), live(never), base_model().weight(0), 1e-4)
+        for gone in (("ada",), ("bo", "ana"), ("kessel",), ("ada", "emile")):
+            editor.revert(*gone)
+            with edited(tmp_path / "-".join(gone), without(*gone), memory=memory, targets="base") as never:
+                assert_close(live(editor), live(never), base_model().weight(0), 1e-4)
+            editor.restore(*gone)
 
 
 def test_with_live_targets_later_targets_have_seen_a_reverted_fact(tmp_path: Path) -> None:
