@@ -64,7 +64,7 @@ class LayeredSettings:
     decay: float = 0.1
     stride: float = 0.1
     clamp: float = 0.5
-    gaps: int = 4
+    gaps: int = 8
     pool: int = 32
     sensitivity_tokens: int = 20_000
     coarse: bool = True
