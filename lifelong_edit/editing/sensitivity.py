@@ -69,6 +69,13 @@ def even(sensitivity: Tensor) -> Tensor:
     return shape
 
 
+def drawn_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """To every row of logits [n, vocabulary] a token drawn from it [n]: one number a row, not one a token."""
+    summed = logits.softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(summed, torch.rand(len(logits), 1, generator=generator) * summed[:, -1:])
+    return drawn[:, 0].clamp_max(logits.shape[1] - 1)
+
+
 def _rows(editable: EditableModel, texts: Sequence[str], tokens: int) -> list[list[int]]:
     """Token ids of the texts in rows of at most 128, until there are about `tokens`; each row has two or more.
 
@@ -107,7 +114,7 @@ def _gradients(
         with editable.hurried():
             logits = editable.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         said = logits[real].float()
-        drawn = torch.multinomial(said.detach().cpu().softmax(-1), 1, generator=generator)[:, 0].to(said.device)
+        drawn = drawn_tokens(said.detach().cpu(), generator).to(said.device)
         surprise = torch.nn.functional.cross_entropy(said, drawn, reduction="sum")
         gradients = torch.autograd.grad(surprise, [lowest[0], *(seen.output for seen in higher)])
     return {layer: gradient[real] for layer, gradient in zip(layers, gradients, strict=True)}

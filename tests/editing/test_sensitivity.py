@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lifelong_edit.editing import sensitivity
-from lifelong_edit.editing.sensitivity import ISOTROPIC, collected_sensitivities, even, read_sensitivity
+from lifelong_edit.editing.sensitivity import ISOTROPIC, collected_sensitivities, drawn_tokens, even, read_sensitivity
 from lifelong_edit.errors import RequestError, StoreCorrupt
 from lifelong_edit.model.editable import EditableModel
 from lifelong_edit.model.hooks import replaced_output
@@ -27,7 +27,7 @@ def brute(editable: EditableModel, layer: int, ids: torch.Tensor, seed: int) -> 
 
     with replaced_output(editable.write(layer), begin):
         logs = editable.model(input_ids=ids, use_cache=False).logits.log_softmax(-1).flatten(0, 1)
-    drawn = torch.multinomial(logs.detach().float().softmax(-1), 1, generator=generator)[:, 0]
+    drawn = drawn_tokens(logs.detach().float(), generator)
     gradient = sum(torch.autograd.grad(logs[t, y], leaf[0], retain_graph=True)[0] for t, y in enumerate(drawn))
     rows = gradient.flatten(0, 1)
     return rows.T.double() @ rows.double() / len(rows)
@@ -49,10 +49,16 @@ def test_sensitivities_are_those_of_gradients_taken_one_by_one(model_type: str) 
     assert not torch.equal(both[0] / both[0].trace(), one[0] / one[0].trace())
 
 
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits = torch.tensor([0.0, 2.0, -30.0, 1.0, -1.0])
+    drawn = drawn_tokens(logits.expand(20_000, -1), torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn.bincount(minlength=5) / len(drawn), logits.softmax(-1), atol=0.015)
+
+
 def test_rows_of_any_length_count_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding is no token: many short rows in a pass give what the same rows give one by one."""
     editable = lively_editable("llama", torch.float64)
-    monkeypatch.setattr(torch, "multinomial", lambda shares, _count, generator: shares.argmax(-1, keepdim=True))
+    monkeypatch.setattr(sensitivity, "drawn_tokens", lambda logits, _generator: logits.argmax(-1))
     together = collected_sensitivities(editable, (0,), [TEXT[:6]], 10_000, seed=0)
     monkeypatch.setattr(sensitivity, "TOKENS_PER_PASS", 1)
     alone = collected_sensitivities(editable, (0,), [TEXT[:6]], 10_000, seed=0)

@@ -23,7 +23,7 @@ from serial_targets import serial_target
 from tests.models import MODEL_TYPES
 from tests.samples import CONTEXTS, REQUESTS, lively_editable
 
-SETTINGS = TargetSettings(steps=15, rate=0.5, clamp=2.0, decay=0.002, stop=5.3)  # some facts stop, others meet the clamp
+SETTINGS = TargetSettings(steps=15, rate=0.5, clamp=2.0, decay=0.002, stop=5.3)  # some stop, others meet the clamp
 ALONE = [[request] for request in REQUESTS]
 SLOTS = [
     [
