@@ -89,3 +89,11 @@ def test_a_profile_that_ships_chooses_everything_and_says_whose_it_is(name: str)
     )
     assert all(getattr(profile.choices, field) != value for field, value in OPEN.items())
     assert profile.choices.layers[-1] < profile.about["depth"]
+
+
+def test_the_profile_of_the_model_that_the_defaults_were_found_on_says_the_defaults() -> None:
+    profile, defaults = profile_for(None, "smollm2-135m-instruct"), LayeredSettings()
+    assert profile is not None
+    said = {"target": defaults, "layers": defaults.layers(profile.about["depth"])}
+    said |= {"ridge": defaults.ridge, "confidence": defaults.confidence}
+    assert {name: getattr(profile.choices, name) for name in OPEN} == said
