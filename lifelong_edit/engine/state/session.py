@@ -9,7 +9,6 @@ import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -180,7 +179,7 @@ def _settings(init: Body) -> EditorSettings:
         raise StoreCorrupt(f"ledger entry 0 has settings that are none: {error}. Restore a backup.") from error
 
 
-LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
+VERSIONS = {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy")}
 
 
 def signed(actor: str | None, reason: str | None, seed: int) -> dict[str, Any]:
@@ -191,13 +190,7 @@ def signed(actor: str | None, reason: str | None, seed: int) -> dict[str, Any]:
 def software() -> dict[str, str | int]:
     """Versions of the libraries, the kind of processor, and the number of threads."""
     return {
-        **_versions(),
+        **VERSIONS,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Read once: every commit tells them, and what is loaded stays."""
-    return {name: version(name) for name in LIBRARIES}
