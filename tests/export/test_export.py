@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from select import select
 from subprocess import PIPE, Popen
 from typing import Any
 
@@ -24,7 +25,7 @@ from lifelong_edit.export import export_delta, export_hf, export_jsonl, export_p
 from lifelong_edit.facts import EditRequest
 from lifelong_edit.model.editable import EditableModel
 from tests.reliability.mounts import small_disk
-from tests.samples import REQUESTS, lively_editable, new_editor
+from tests.samples import PATIENCE, REQUESTS, lively_editable, new_editor
 
 PROMPTS = [request.question for request in REQUESTS] + ["The river"]
 ALONE = """
@@ -65,6 +66,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
         def ask(folder: Path, adapter: Path | None = None) -> dict[str, torch.Tensor]:
             out = elsewhere / "out.safetensors"
             print(json.dumps([str(folder), adapter and str(adapter), str(out)]), file=process.stdin, flush=True)
+            assert select([process.stdout], [], [], PATIENCE)[0]
             assert process.stdout.readline() == "saved\n"
             return load_file(out)
 
