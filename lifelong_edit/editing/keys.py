@@ -47,7 +47,7 @@ def prefixed(contexts: Sequence[str]) -> Forms:
     return lambda _texts, request: [Form(request, prefix) for prefix in ("", *contexts)]
 
 
-def reworded(pool: Sequence[str], gaps: int = 8) -> Forms:
+def reworded(pool: Sequence[str], gaps: int) -> Forms:
     """The prompt, bare and behind six prefixes out of `pool`, and its wordings, each bare and behind one.
 
     Where a request has no wordings, `gaps` copies of its prompt that lack some words stand for them, by turns bare and

@@ -32,6 +32,7 @@ from tests.models import MODEL_TYPES, SENTENCES
 from tests.samples import REQUESTS, TEXT, lively_editable, new_editor
 
 POOL = tuple(f"{sentence}. " for sentence in SENTENCES[:5])
+GAPS = 8
 WORDED = replace(REQUESTS[0], wordings=("The town where {} was born is", "In 1912 {} was born in"))
 BORN = EditRequest("Where does {} live? And where was he born? In", "Bo Lund", "Tarsis")
 GROUPS = [[WORDED], [REQUESTS[2], BORN], [REQUESTS[3]]]
@@ -258,14 +259,14 @@ class TestForms:
     """In which texts a fact is fitted."""
 
     def test_wordings_stand_bare_and_behind_sentences_of_the_pool(self, editable: EditableModel) -> None:
-        forms = reworded(POOL)(editable.texts, WORDED)
+        forms = reworded(POOL, GAPS)(editable.texts, WORDED)
         assert forms[0] == Form(WORDED)
         prompts = [form.request.prompt for form in forms]
         assert [prompts.count(prompt) for prompt in (WORDED.prompt, *WORDED.wordings)] == [1 + len(POOL), 2, 2]
         assert {form.prefix for form in forms} - {""} <= set(POOL)
 
     def test_without_wordings_prompts_lose_words_but_never_the_subject(self, editable: EditableModel) -> None:
-        forms = reworded(POOL)(editable.texts, REQUESTS[3])
+        forms = reworded(POOL, GAPS)(editable.texts, REQUESTS[3])
         gapped = [form for form in forms if form.request.prompt != REQUESTS[3].prompt]
         assert gapped and all(form.request.subject in form.request.question for form in gapped)
         words = set(REQUESTS[3].prompt.split())
@@ -275,23 +276,25 @@ class TestForms:
         told = Message("user", " Where does the company {} have its headquarters now? ")
         text = f"[system] Be brief and say no more.\n[user] {told.content.strip()}\n[model]\n"
         head, tail = text.split(told.content.strip())
-        forms = reworded(POOL)(editable.texts, EditRequest(text, "Norvik", "Oran", messages=(told,)))
+        forms = reworded(POOL, GAPS)(editable.texts, EditRequest(text, "Norvik", "Oran", messages=(told,)))
         gapped = [form.request.prompt for form in forms if form.request.prompt != text]
         assert gapped and all(prompt.startswith(head) and prompt.endswith(tail) for prompt in gapped)
         words = set(told.content.split())
         assert all({"{}"} <= set(p.removeprefix(head).removesuffix(tail).split()) < words for p in gapped)
 
     def test_equal_slots_draw_equal_prefixes_in_any_company(self, editable: EditableModel) -> None:
-        once, again = (reworded(POOL)(editable.texts, REQUESTS[2]) for _ in range(2))
-        other = reworded(POOL)(editable.texts, BORN)
+        once, again = (reworded(POOL, GAPS)(editable.texts, REQUESTS[2]) for _ in range(2))
+        other = reworded(POOL, GAPS)(editable.texts, BORN)
         assert once == again and [form.prefix for form in once[:3]] == [form.prefix for form in other[:3]]
 
     def test_a_subject_at_the_first_token_stands_behind_a_prefix(self, editable: EditableModel) -> None:
         letters = (EditRequest("{} is the town of", letter, "Bo") for letter in "abcdefghij")
         request = next(one for one in letters if Form(one).encoded(editable.texts).subject_last == 0)
-        assert all(form.encoded(editable.texts).subject_last > 0 for form in reworded(POOL)(editable.texts, request))
+        assert all(
+            form.encoded(editable.texts).subject_last > 0 for form in reworded(POOL, GAPS)(editable.texts, request)
+        )
         with pytest.raises(RequestError, match="first token"):
-            reworded(())(editable.texts, request)
+            reworded((), GAPS)(editable.texts, request)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3_text"])
