@@ -156,17 +156,20 @@ class History:
                     chains[column.slot] = tuple(grown[column.slot])
         return chains
 
-    def last_columns(self) -> dict[str, Column]:
-        """The last column of every slot's chain, whose value the active facts have.
+    def full_chains(self) -> dict[str, tuple[Column, ...]]:
+        """The chains of a committed state, none of them empty: every entry brings what its state needs.
 
-        `StoreCorrupt` naming a fact without one: every entry brings what its state needs, so one was changed since.
+        `StoreCorrupt` naming a fact that no column holds, so that an entry was changed.
         """
         chains = self.chains()
-        for slot, ids in self.slots().items():
-            if not chains[slot]:
-                fact = self.facts[ids[0]]
-                raise StoreCorrupt(f"entry {fact.since}: no column holds fact {fact.id!r}; an entry was changed since.")
-        return {slot: chain[-1] for slot, chain in chains.items()}
+        for slot in (slot for slot, chain in chains.items() if not chain):
+            fact = self.facts[self.slots()[slot][0]]
+            raise StoreCorrupt(f"entry {fact.since}: no column holds fact {fact.id!r}; an entry was changed since.")
+        return chains
+
+    def last_columns(self) -> dict[str, Column]:
+        """The last column of every chain, whose value the active facts of the slot have; raises as `full_chains`."""
+        return {slot: chain[-1] for slot, chain in self.full_chains().items()}
 
     def first_columns(self) -> dict[str, Column]:
         """The first column ever written for each slot."""

@@ -59,13 +59,13 @@ def standing(history: History, memory: Memory) -> Batches:
     batch; a repair makes one batch, by its own seq, of what was written before it, in which the last of these values
     stands. In joint memory the last value takes the place where the slot was first written.
     """
-    last, repair = history.last_columns(), 0
+    chains, repair = history.full_chains(), 0
     if memory == Memory.batch:
         repair = max((seq for seq in history.in_force if history.refits[seq] == "repair"), default=0)
-        placed = [Placed(column, column) for chain in history.chains().values() for column in _since(chain, repair)]
+        placed = [Placed(column, column) for chain in chains.values() for column in _since(chain, repair)]
     else:
         first = history.first_columns()
-        placed = [Placed(first[slot], value) for slot, value in last.items()]
+        placed = [Placed(first[slot], chain[-1]) for slot, chain in chains.items()]
     batches: dict[int, list[Placed]] = {}
     for one in sorted(placed, key=lambda p: p.place):
         batches.setdefault(max(one.place.seq, repair), []).append(one)

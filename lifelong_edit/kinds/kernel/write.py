@@ -187,9 +187,9 @@ def said(kernel: Kernel, history: History, groups: Sequence[Collection[str]], st
 
 def _held(kernel: Kernel, history: History, name: str, slots: Sequence[str]) -> dict[int, tuple[Tensor, Tensor]]:
     """The keys that slots have already, plain and whitened, by position."""
-    chains = history.chains()
+    last = history.last_columns()
     read = kernel.library.reader(name)
-    held = {i: read([chains[slot][-1]]) for i, slot in enumerate(slots) if slot in chains}
+    held = {i: read([last[slot]]) for i, slot in enumerate(slots) if slot in last}
     return {i: (columns.keys[:, 0], columns.whitened[:, 0]) for i, columns in held.items()}
 
 
